@@ -17,6 +17,8 @@ from parity.recipe.optimizer_description import (
     Clip,
     OptimizerDescription,
     Settings,
+    base_of,
+    family_of,
     kind_of,
     name_settings,
     plain_setting,
@@ -67,9 +69,9 @@ EPS_PLACES = {"rmsprop": "inside the square root", "adamax": "added to the infin
 
 def describe_optimizer(optimizer: paddle.optimizer.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
     """Describe an optimizer of Paddle. `names` has the name of each parameter by its `id`."""
-    name, kind, groups = type(optimizer).__name__, _kind(optimizer), groups_of(optimizer)
+    name, kind, family, groups = type(optimizer).__name__, _kind(optimizer), _family(optimizer), groups_of(optimizer)
     pairs = (
-        (parameter, _settings(optimizer, kind, group, parameter)) for group in groups for parameter in trained(group)
+        (parameter, _settings(optimizer, family, group, parameter)) for group in groups for parameter in trained(group)
     )
     parameters = name_settings(pairs, names)
     # DIFFERS: each group is clipped by itself, also by a global norm.
@@ -96,6 +98,10 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) ->
 
 def _kind(optimizer: paddle.optimizer.Optimizer) -> str:
     return kind_of(optimizer, "paddle.optimizer")
+
+
+def _family(optimizer: paddle.optimizer.Optimizer) -> str:
+    return family_of(base_of(optimizer, "paddle.optimizer"))
 
 
 def _updates(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> float | None:
@@ -140,7 +146,7 @@ def _decays(optimizer: paddle.optimizer.Optimizer, group: Mapping[str, Any], par
     """The weight decays of a parameter: its own regulariser, or that of its group, or that of the optimizer."""
     own = getattr(parameter, "regularizer", None)
     # AdamW's decay is decoupled, and a parameter's own regulariser is added to the gradient.
-    if type(optimizer).__name__ == "AdamW":
+    if base_of(optimizer, "paddle.optimizer").__name__ == "AdamW":
         chosen = getattr(optimizer, "_apply_decay_param_fun", None)
         decay = plain_setting(group.get("weight_decay", optimizer._weight_decay))
         decay = decay if chosen is None or chosen(parameter.name) else 0

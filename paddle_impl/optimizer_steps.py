@@ -55,6 +55,9 @@ def scheduler_of(optimizer: paddle.optimizer.Optimizer) -> Any:
 @contextlib.contextmanager
 def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
     """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
+    # DIFFERS: the step of all parameters at once has no kernel of float64; it is the same step.
+    if vars(optimizer).get("_use_multi_tensor"):
+        optimizer._use_multi_tensor = False
     # Only the schedule needs its number back.
     holders: list[dict[str, Any]] = [vars(optimizer)]
     holders += [vars(found) for p in parameters_of(optimizer) if (found := getattr(p, "regularizer", None)) is not None]

@@ -12,6 +12,8 @@ from parity.arrays import Array
 from parity.recipe.optimizer_description import (
     OptimizerDescription,
     Settings,
+    base_of,
+    family_of,
     kind_of,
     name_settings,
     plain_setting,
@@ -55,9 +57,10 @@ EPS_PLACES = {"rmsprop": "outside the square root", "adamax": "added to the grad
 
 def describe_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
     """Describe an optimizer of PyTorch. `names` has the name of each parameter by its `id`."""
-    name, kind = type(optimizer).__name__, _kind(optimizer)
+    name, kind, family = type(optimizer).__name__, _kind(optimizer), _family(optimizer)
+    base = base_of(optimizer, "torch.optim").__name__
     pairs = (
-        (parameter, _known_settings(kind, name, group) if kind in STATE else _plain_settings(group))
+        (parameter, _known_settings(family, base, group) if family in STATE else _plain_settings(group))
         for group in groups_of(optimizer)
         for parameter in trained(group)
     )
@@ -81,6 +84,10 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
     return kind_of(optimizer, "torch.optim")
 
 
+def _family(optimizer: torch.optim.Optimizer) -> str:
+    return family_of(base_of(optimizer, "torch.optim"))
+
+
 def _known_settings(kind: str, name: str, group: Mapping[str, Any]) -> Settings:
     """The settings of a group of one of the optimizers of `KINDS`."""
     settings: dict[str, Any] = {"rate": plain_setting(group["lr"])}
@@ -100,5 +107,9 @@ def _plain_settings(group: Mapping[str, Any]) -> Settings:
     """The settings of a group of any other optimizer, by their own names."""
     left_out = ("params", "lr", "initial_lr", *_SPELLINGS)
     found = {key: plain_setting(value) for key, value in group.items() if key not in left_out and not callable(value)}
+    found = {NAMES.get(key, key): value for key, value in found.items()}
     rate = {"rate": plain_setting(group["lr"])} if "lr" in group else {}
+    if isinstance(betas := group.get("betas"), tuple | list):
+        del found["betas"]
+        rate |= {f"beta{i}": plain_setting(beta) for i, beta in enumerate(betas, 1)}
     return rate | {key: value for key, value in found.items() if value}

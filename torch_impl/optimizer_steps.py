@@ -41,7 +41,7 @@ def rounded_scalars(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         yield
     finally:
         for group, old in zip(optimizer.param_groups, before, strict=True):
-            group.update({key: value for key, value in old.items() if isinstance(value, float | tuple)})
+            group.update({key: value for key, value in old.items() if isinstance(value, float | tuple | Tensor)})
 
 
 @contextlib.contextmanager
@@ -51,6 +51,6 @@ def watch_clipping(record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
 
 
 def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(np.float32(value))
+    if isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
+        return float(np.float32(value.item() if isinstance(value, Tensor) else value))
     return tuple(map(_rounded, value)) if isinstance(value, tuple) else value

@@ -69,7 +69,8 @@ class WatchedModel(ObservedModel):
         tensors = self.tensors()
         for name, array in arrays.items():
             self.backend.write(tensors[name], array)
-        self.optimizer = self.program.optimizer = None
+        self.optimizer = None
+        self.program.reset()
 
     def buffers(self, model: Module | None = None) -> dict[str, Tensor]:
         """Return every floating-point buffer of the model, or of another `model` of the framework, by its name."""
@@ -175,12 +176,11 @@ class WatchedModel(ObservedModel):
 
         The slot `AVERAGE` has the average of a weight that the program keeps.
         """
-        tensors, optimizer = self.tensors(), self.program.optimizer
-        if optimizer is None:
+        if not self.program.optimizers:
             return {}
-        averages = self.program.averages()
+        tensors, averages = self.tensors(), self.program.averages()
         return {
-            name: self.backend.optimizer_state(optimizer, tensors[name])
+            name: self.program.state_of(tensors[name])
             | ({AVERAGE: self.backend.to_numpy(averages[name])} if name in averages else {})
             for name in names
         }
@@ -209,7 +209,7 @@ class WatchedModel(ObservedModel):
             self.optimizer.step()
 
     def _start_program(self) -> None:
-        if self.program.optimizer is None:
+        if not self.program.optimizers:
             self.backend.set_default_dtype(self.dtype)
             self.program.start(self.model)
 

@@ -15,9 +15,12 @@ from parity.backend.user_program import AVERAGE
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
     OptimizerDescription,
+    Setting,
+    is_own,
     list_differences,
     list_settings,
     list_unshared,
@@ -326,18 +329,18 @@ def _ratio(a: Array, b: Array) -> float:
 class Clipping:
     """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
 
-    `divisor` is the number of steps by which all were divided.
+    A `factor` that all gradients were multiplied by is no clipping: loss scaling, or an average of accumulated gradients.
     """
 
     clip: Clip | None
     left_out: Sequence[str] = ()
-    divisor: int = 1
+    factor: float = 1.0
 
     def __str__(self) -> str:
-        if self.divisor > 1:
-            return f"divides all gradients by {self.divisor}"
+        if steps := _count_steps(self.factor, MATCH):
+            return f"divides all gradients by {steps}"
         if self.clip is None:
-            return "clips nothing"
+            return "clips nothing" if self.factor == 1 else f"multiplies all gradients by {self.factor:.6g}"
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
         return f"clips {self.clip}{rest}"
 
@@ -358,11 +361,10 @@ def infer_clipping(before: Record, used: Record) -> Clipping | None:
     same_ratio = [name for name in names if abs(ratios[name] / ratios[moved[0]] - 1) <= MATCH]
     kept = [name for name in names if name not in moved and norms[name]]
     if len(same_ratio) == len(moved):
-        if not kept and (steps := _count_steps(ratios[moved[0]], MATCH)):
-            return Clipping(None, divisor=steps)
         alone = ratios[moved[0]] * float(np.linalg.norm([norms[name] for name in moved]))
-        if len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
-            return Clipping(Clip("global norm", _round(alone)), kept)
+        named = None if kept else _of_all(before, ratios[moved[0]], alone)
+        if named or len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
+            return named or Clipping(Clip("global norm", _round(alone)), kept)
     limit = own[moved[0]]
     if all(abs(size / limit - 1) <= MATCH for size in own.values()):
         return Clipping(Clip("norm", _round(limit)), [name for name in kept if norms[name] > limit * (1 + MATCH)])
@@ -382,6 +384,27 @@ def _infer_groups(moved: Sequence[str], ratios: Mapping[str, float], norms: Mapp
     return None
 
 
+def _of_all(before: Record, ratio: float, limit: float) -> Clipping | None:
+    """Return what multiplies all gradients by `ratio`, if it is no limit of their norm: a limit and a factor are short numbers."""
+    arrays = [array for array in before.values() if array.size]
+    sizes = {
+        "global norm": limit / ratio,
+        "largest number": max(float(np.abs(array).max()) for array in arrays),
+        "sum": math.fsum(float(np.abs(array).sum()) for array in arrays),
+    }
+    for kind, size in sizes.items():
+        if ratio < 1 and _is_short(ratio * size):
+            return Clipping(Clip(kind, _round(ratio * size)))
+    if ratio > 1 or _is_short(ratio) or _is_short(1 / ratio):
+        return Clipping(None, factor=_round(ratio))
+    return None
+
+
+def _is_short(number: float) -> bool:
+    """Whether a number has at most three digits but for rounding, as a number that somebody has written."""
+    return abs(number / float(f"{number:.3g}") - 1) <= MATCH
+
+
 def _round(limit: float) -> float:
     return float(f"{limit:.6g}")
 
@@ -395,17 +418,24 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             )
     if unshared := list_unshared(evidence.described["torch"], evidence.described["paddle"]):
         return Cause(unshared[0])
-    found = [infer_clipping(evidence.before[side], evidence.used[side]) for side in SIDES]
-    divisors = [one.divisor if one and one.clip is None else 0 for one in found]
-    if all(divisors) and divisors[0] != divisors[1]:
-        return Cause(
-            f"PyTorch divides the gradients by {divisors[0]}, Paddle by {divisors[1]}, as by the steps of a gradient accumulation"
-        )
-    said = [str(one) if one else "changes them in a way that is not known here" for one in found]
+    said = []
+    is_scaled = False
+    for side in SIDES:
+        found, own = infer_clipping(evidence.before[side], evidence.used[side]), evidence.described[side].clip
+        if (
+            found
+            and found.clip
+            and own
+            and own.groups
+            and found.left_out
+            and found.clip.limit == _round(own.limit or 0)
+        ):
+            found = Clipping(own)  # the norms of the other groups are below the limit
+        is_scaled |= found is not None and found.factor != 1
+        said.append(str(found) if found else "changes them in a way that is not known here")
     if said[0] != said[1]:
-        return Cause(
-            "clipping of gradients: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True))
-        )
+        what = "the gradients are changed before the step" if is_scaled else "clipping of gradients"
+        return Cause(f"{what}: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True)))
     return None
 
 
@@ -416,7 +446,11 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     """Return why the state or the update of a parameter differs, from the settings of both optimizers and from what they made."""
     one, two = (replace(evidence.described[side], clip=None) for side in SIDES)
     if one.kind != two.kind:
-        return Cause(list_differences(one, two)[0])
+        found = [list_differences(one, two)[0], *list_settings(one, two, at=name)]
+        if is_own(one) or is_own(two):
+            steps = _of_velocity(evidence, name) or (_of_steps(evidence, name) if phase == "update" else None)
+            found += [steps.sentence] if steps and steps.sentence else []
+        return Cause("; ".join(found))
     shared = name in one.parameters and name in two.parameters
     if found := list_settings(one, two, at=name) if shared else list_unshared(one, two):
         return Cause("; ".join(found))
@@ -430,7 +464,7 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
         return Cause(f"the gradients before the step differ already, although the backward passes are alike: {how}")
     if phase == "state" and slot == "velocity":
         return _of_velocity(evidence, name)
-    return _of_rules(evidence, name) if phase == "update" else None
+    return _of_steps(evidence, name) if phase == "update" else None
 
 
 def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
@@ -449,61 +483,51 @@ def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
 
 
 def _of_velocity(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Say if the velocity of one side contains the learning rate."""
-    a, b = (evidence.states[side].get(name, {}).get("velocity") for side in SIDES)
-    rate = evidence.described["torch"].parameters.get(name, {}).get("rate")
-    if a is None or b is None or not isinstance(rate, float) or not rate:
-        return None
-    for side, ratio in ((SIDES[1], rate), (SIDES[0], 1 / rate)):
+    """Say if the velocity of one side contains the learning rate: v = momentum * v + rate * gradient.
+
+    Then it is the other side's velocity times the last rate, plus the gradient times the change of the rate.
+    """
+    for side, other in (SIDES, SIDES[::-1]):
+        own, plain = (_velocity(evidence.states[s].get(name, {})) for s in (side, other))
+        gradient, after = evidence.used[side].get(name), evidence.weights[side].get(name)
+        settings = evidence.described[side].parameters.get(name, {})
+        rate, decay = settings.get("rate"), settings.get("decay") or settings.get("weight_decay") or 0.0
+        if own is None or plain is None or gradient is None or after is None or not isinstance(rate, float) or not rate:
+            continue
         for sign in (1, -1):
-            if distance(b, sign * ratio * a) <= 1e-6:
+            basis = np.stack([plain.ravel(), (gradient + float(decay) * (after + sign * own)).ravel()], 1)
+            factors = np.linalg.lstsq(basis, own.ravel(), rcond=1e-9)[0]
+            made = (basis @ factors).reshape(own.shape)
+            if abs(sign * factors.sum() / rate - 1) <= FIT and abs(rate - 1) > FIT and distance(own, made) <= FIT:
                 return Cause(
-                    f"the velocity of {NAMES[side]} contains the learning rate, that of the other side does not"
+                    f"the velocity of {NAMES[side]} contains the learning rate, that of {NAMES[other]} does not: after a change of the "
+                    "rate they are not the same"
                 )
     return None
 
 
-RULES = (
-    "Adam",
-    "Adam without bias correction",
-    "Adam with bias correction of the first moment only",
-    "Adam with eps inside the square root",
-    "Adam with eps scaled by the bias correction",
-)
-"""Known steps of Adam, in words."""
+def _velocity(state: Record) -> Array | None:
+    """The velocity of a state, also of an optimizer that somebody wrote."""
+    return next((state[key] for key in ("velocity", "momentum_buffer") if key in state), None)
 
 
-def _of_rules(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Say which step of Adam each side takes, from its moments."""
-    said = []
+def _of_steps(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Say which known step each side takes, from the first update."""
+    said, both = [], dict[str, Setting]()
     for side in SIDES:
-        settings = evidence.described[side].parameters.get(name, {})
-        state, after = evidence.states[side].get(name, {}), evidence.weights[side].get(name)
-        start = evidence.start.get(name)
-        if start is None or after is None or not {"moment1", "moment2"} <= set(state):
+        both |= dict(evidence.described[side].parameters.get(name, {}))
+    for side in SIDES:
+        settings = both | dict(evidence.described[side].parameters.get(name, {}))
+        start, after, gradient = (
+            evidence.start.get(name),
+            evidence.weights[side].get(name),
+            evidence.used[side].get(name),
+        )
+        if start is None or after is None or gradient is None:
             return None
         known = {key: value for key, value in settings.items() if isinstance(value, float)}
-        said.append(_rule(start - after, start, state, known))
-    if said[0] and said[1] and said[0] != said[1]:
-        return Cause(f"the step: PyTorch takes that of {said[0]}, Paddle that of {said[1]}")
-    return None
-
-
-def _rule(moved: Array, start: Array, state: Record, settings: Mapping[str, float]) -> str | None:
-    """Return the step that explains how far a weight moved in the first update, None if none does."""
-    rate, eps = settings.get("rate", 0.0), settings.get("eps", 1e-8)
-    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
-    m, v = state["moment1"], state["moment2"]
-    c1, c2 = 1 - beta1, 1 - beta2
-    made = (
-        rate * (m / c1) / (np.sqrt(v / c2) + eps),
-        rate * m / (np.sqrt(v) + eps),
-        rate * (m / c1) / (np.sqrt(v) + eps),
-        rate * (m / c1) / np.sqrt(v / c2 + eps),
-        rate * (m / c1) / (np.sqrt(v / c2) + eps / np.sqrt(c2)),
-    )
-    decay = settings.get("decoupled_decay", 0.0) * rate * start
-    for words, step in zip(RULES, made, strict=True):
-        if distance(moved, step + decay) <= 1e-7:
-            return words
-    return None
+        said.append(name_step(start - after, start, gradient, known))
+    if said[0] == said[1] or not any(said):
+        return None
+    words = [f"that of {text}" if text else "another one" for text in said]
+    return Cause(f"the step: PyTorch takes {words[0]}, Paddle {words[1]}")

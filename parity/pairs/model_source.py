@@ -78,6 +78,8 @@ class ModelSource(Source):
         """The same for one that is zero on one side only. Relative to rounding, the other side's would have an error of 1e15."""
         self.zero_outputs: dict[str, float] = {}
         """The same for the gradients of outputs and inputs in the first step, by name of the tensor."""
+        self.is_idle = True
+        """Whether no optimizer of the user has taken a step so far."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -347,6 +349,7 @@ class ModelStep(Step):
             used = session.fetch(chunk, source.names, used_gradients_of)
             fetched = session.fetch(chunk, SIDES, step_gradients_of)
             before = [fetched[side] for side in SIDES]
+            source.is_idle &= not any(used.values())
             for name in chunk:
                 arrays = source.sides_of({worker: record.get(name) for worker, record in used.items()})
                 if arrays[0] is None and arrays[1] is None:
@@ -354,6 +357,12 @@ class ModelStep(Step):
                 both = [(record.get(name), array) for record, array in zip(before, arrays[:2], strict=True)]
                 if not all(a is not None and b is not None and np.array_equal(a, b) for a, b in both):
                     yield _compared(f"clipped/{name}", arrays)
+        if source.is_idle and self.number == source.pair.length > 0:
+            steps = f"{self.number} step{'s' * (self.number > 1)}"
+            raise InputError(
+                f"no optimizer takes a step in {steps}: if gradients are accumulated, pass a larger --steps; else call "
+                "the optimizer's step() in the object's"
+            )
         for chunk in session.chunks():
             states = session.fetch_states(chunk, source.names)
             for name in chunk:

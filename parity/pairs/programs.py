@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from parity.arrays import Array
-from parity.errors import InputError, suggest
+from parity.errors import InputError, describe_error, suggest
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import factories
 from parity.pairs.inputs import Names, as_array, check_dtype, drawn, read_inputs
@@ -83,11 +83,8 @@ def take_batches(batches: Any, steps: int, folder: str) -> list[Batch]:
         return [{name: array[i] for name, array in arrays.items()} for i in range(min(steps, *counts))]
     if isinstance(batches, str):
         batches = factories.load_model(batches, folder)
-    made = batches() if callable(batches) else batches
-    if not isinstance(made, Iterable):
-        raise InputError(f"the batches are of type {type(made).__name__}: pass {FOR_A_BATCH}")
     found: list[Batch] = []
-    for number, batch in enumerate(itertools.islice(made, steps)):
+    for number, batch in enumerate(_drawn_batches(batches, steps)):
         if not isinstance(batch, Mapping):
             raise InputError(f"batch {number} is of type {type(batch).__name__}: it should map names to arrays")
         found.append({str(name): check_dtype(as_array(x), f"batch {number}: {name}") for name, x in batch.items()})
@@ -96,6 +93,19 @@ def take_batches(batches: Any, steps: int, folder: str) -> list[Batch]:
     if odd := [number for number, batch in enumerate(found) if batch.keys() != found[0].keys()]:
         raise InputError(f"batch {odd[0]} has the arrays {', '.join(found[odd[0]])}, and batch 0 {', '.join(found[0])}")
     return found
+
+
+def _drawn_batches(batches: Any, steps: int) -> Iterator[Any]:
+    """Yield what a user's batches hold. `InputError` where their code fails."""
+    try:
+        made = batches() if callable(batches) else batches
+        if not isinstance(made, Iterable):
+            raise InputError(f"the batches are of type {type(made).__name__}: pass {FOR_A_BATCH}")
+        yield from itertools.islice(made, steps)
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(f"the batches cannot be made: {describe_error(problem)}") from problem
 
 
 def split_batches(
@@ -142,9 +152,10 @@ def find_names(names: Sequence[str], arguments: Mapping[str, Sequence[str]]) -> 
     """
     known = [name for name in names if all(name in arguments[side] for side in SIDES)]
     if unknown := [name for name in names if known and not any(name in arguments[side] for side in SIDES)]:
+        named = "" if unknown[0] in LOSS_INPUTS else f" and --loss-input {unknown[0]}"
         raise InputError(
-            f"the batches have {unknown[0]!r}, and no model has an argument of that name. If it is for the loss, pass --torch-loss, "
-            f"--paddle-loss and --loss-input {unknown[0]}; else leave it out"
+            f"the batches have {unknown[0]!r}, and no model has an argument of that name. If it is for the loss, pass --torch-loss"
+            f"{', ' if named else ' and '}--paddle-loss{named}; else leave it out"
         )
     return {side: [name if name in arguments[side] else "" for name in names] for side in SIDES}
 
@@ -153,7 +164,7 @@ def settings_like(description: OptimizerDescription, otherwise: Optimizer) -> Op
     """Return our settings nearest to an optimizer: tolerances depend on them. Adam amplifies rounding, and momentum keeps it."""
     first: Mapping[str, Any] = next(iter(description.parameters.values()), {})
     rate = float(first.get("rate", otherwise.rate))
-    if description.kind in ("adam", "nadam", "radam"):
+    if {"adam", "nadam", "radam"} & set(description.kind.split("+")):
         return Optimizer(
             "adam", rate, beta1=first.get("beta1", 0.9), beta2=first.get("beta2", 0.999), eps=first.get("eps", 1e-8)
         )

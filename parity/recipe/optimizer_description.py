@@ -7,8 +7,9 @@ One optimizer has one description, however it is spelled: `fused` and `foreach` 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -47,7 +48,13 @@ LABELS = {
 SLOTS = ("velocity", "moment1", "moment2", "moment2_max", "updates", "mean_square", "sum_of_squares", "infinity_norm")
 """Canonical slots of a parameter's state. `updates` is the number of updates so far. Slots not known here keep their own names."""
 
-WHAT_CLIPS = {"global norm": "the norm of all gradients", "norm": "the norm of each gradient", "value": "each number"}
+WHAT_CLIPS = {
+    "global norm": "the norm of all gradients",
+    "largest number": "the largest number of all gradients",
+    "sum": "the sum of the absolute values of all gradients",
+    "norm": "the norm of each gradient",
+    "value": "each number",
+}
 """Kind of clipping -> what it limits."""
 
 
@@ -77,7 +84,7 @@ class OptimizerDescription(ShortRepr):
 
     Attributes:
         kind: The family: sgd, adam, adagrad, rmsprop, adadelta, adamax, nadam, radam, lamb, or the class in lower case. Adam and AdamW
-            are one family: their decays have different names.
+            are one family: their decays have different names. See `kind_of` for optimizers of somebody else. Kinds are joined by +.
         class_name: The class of the optimizer.
         parameters: The settings of each named parameter that it updates.
         clip: The clipping that is part of the optimizer, or None.
@@ -99,14 +106,48 @@ class OptimizerDescription(ShortRepr):
         return cls(**{**fields, "clip": None if clip is None else Clip(**clip)})
 
 
+def join_descriptions(found: Sequence[OptimizerDescription]) -> OptimizerDescription:
+    """Return the optimizers of one program as one; kinds and classes that differ are joined."""
+    kinds = sorted({description.kind for description in found})
+    classes = dict.fromkeys(description.class_name for description in found)
+    clip = next((description.clip for description in found if description.clip), None)
+    if clip and len(found) > 1:
+        clip = dataclasses.replace(clip, groups=clip.kind == "global norm")
+    parameters = {name: settings for description in found for name, settings in description.parameters.items()}
+    return OptimizerDescription("+".join(kinds), " and ".join(classes), parameters, clip)
+
+
 FAMILIES = {"AdamW": "adam", "Momentum": "sgd"}
 """Class of an optimizer -> its kind, if that is not the name of the class in lower case."""
 
 
+OWN = "own "
+"""Begins the kind of an optimizer whose step somebody else than the framework wrote. Its name follows in lower case."""
+
+_STEPS = ("step", "_init_group", "_append_optimize_op")
+"""Methods that say what a step computes."""
+
+
+def base_of(optimizer: object, package: str) -> type:
+    """Return the nearest class of an optimizer that is one of the `package` of a framework."""
+    return next(made for made in type(optimizer).__mro__ if made.__module__.startswith(f"{package}."))
+
+
+def family_of(made: type) -> str:
+    """Return the kind of a framework's class of optimizers."""
+    return FAMILIES.get(made.__name__, made.__name__.lower())
+
+
 def kind_of(optimizer: object, package: str) -> str:
-    """Return the kind of an optimizer of the `package` of a framework. A class of somebody else may have one of its names."""
-    name, module = type(optimizer).__name__, type(optimizer).__module__
-    return FAMILIES.get(name, name.lower()) if module.startswith(f"{package}.") else f"{module}.{name}"
+    """Return the kind of an optimizer: that of the framework's class from which it has its step, else its own name behind `OWN`."""
+    base, made = base_of(optimizer, package), type(optimizer)
+    bodies = [[inspect.unwrap(getattr(one, name, len)) for name in _STEPS] for one in (base, made)]
+    return family_of(base) if base.__name__ != "Optimizer" and bodies[0] == bodies[1] else OWN + made.__name__.lower()
+
+
+def is_own(description: OptimizerDescription) -> bool:
+    """Whether somebody else than the framework wrote a step of the optimizer: only its updates tell what it computes."""
+    return any(kind.startswith(OWN) for kind in description.kind.split("+"))
 
 
 def name_settings(pairs: Iterable[tuple[Any, Settings]], names: Mapping[int, str]) -> dict[str, Settings]:
@@ -126,6 +167,9 @@ def plain_setting(value: Any) -> Setting:
         return number
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
+
+OTHER_CLASS = "optimizer: "
+"""Begins the sentence on optimizers of two classes."""
 
 BOTH = ("PyTorch", "Paddle")
 """How sentences name the two sides."""
@@ -154,7 +198,8 @@ def list_settings(
     shared = [name for name in one.parameters if name in two.parameters]
     for name in shared:
         a, b = one.parameters[name], two.parameters[name]
-        for key in dict.fromkeys([*a, *b]):
+        # Optimizers of two kinds have settings that the other one cannot have.
+        for key in dict.fromkeys([*a, *b]) if one.kind == two.kind else [key for key in a if key in b]:
             if not is_same_setting(a.get(key), b.get(key)):
                 places.setdefault((key, a.get(key), b.get(key)), []).append(name)
     found = []
@@ -168,7 +213,7 @@ def list_settings(
 
 def _differences(one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str]) -> Iterator[str]:
     if one.kind != two.kind:
-        yield f"optimizer: {sides[0]} {one.class_name}, {sides[1]} {two.class_name}"
+        yield f"{OTHER_CLASS}{sides[0]} {one.class_name}, {sides[1]} {two.class_name}"
     if one.clip != two.clip and not (one.clip and two.clip and _is_same_clip(one.clip, two.clip)):
         both = [f"{side} clips {found.clip or 'nothing'}" for side, found in zip(sides, (one, two), strict=True)]
         yield f"clipping of gradients: {', '.join(both)}"

@@ -17,6 +17,7 @@ from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import causes, mapping, model_tree
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
+from parity.recipe.optimizer_description import OTHER_CLASS, is_own
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair, run_of
 from parity.recordings.recording import RankRecording, read_recording
@@ -38,7 +39,8 @@ class RecordingOutcome(PairOutcome):
 
     Attributes:
         conditions: Sentences on what was not alike to begin with.
-        optimizers: Sentences on how the optimizers differ. They make the verdict "different".
+        optimizers: Sentences on how the optimizers differ. They make the verdict "different", but for another class whose step
+            somebody else than the framework wrote: then the updates decide.
     """
 
     conditions: list[str] = field(default_factory=list)
@@ -151,7 +153,8 @@ def _compare(
     runs = {side: pair.run(side, record)[0] for side, record in zip(SIDES, first, strict=True)}
     aligned = pair.align(runs)
     settings, _ = causes.settings(pair.pairing, aligned, runs, "unbiased", True)
-    optimizer, _ = pair.optimizers(pair.numbers[0])
+    optimizer, other = pair.optimizers(pair.numbers[0])
+    written = optimizer.kind != other.kind and (is_own(optimizer) or is_own(other))
     outputs = next(iter(run_of(first[0]).outputs.values()), None)
     outcome = RecordingOutcome(
         source.sides,
@@ -187,7 +190,7 @@ def _compare(
             "twins": len(source.twins) if pair.dtype != "float64" else 1,
         },
         conditions=[*began, *optimizers],
-        optimizers=optimizers,
+        optimizers=[text for text in optimizers if not (written and OTHER_CLASS in text)],
     )
     engine.run(source, outcome, False, say)
     called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}

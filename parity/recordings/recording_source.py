@@ -12,6 +12,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance, norm
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
@@ -449,11 +450,33 @@ class RecordedStep(Step):
             return Cause("; ".join(concerning))
         if phase == "loss" or (phase == "backward" and name.startswith("(output)")):
             return self._of_the_loss()
+        if phase == "gradient" and (text := self._of_kept_gradients(name)):
+            return Cause(self.pair.in_words(text))
         if self._compared is None:
             return None
         evidence = PairEvidence(self.pair.pairing, self._state, self.runs, dtype=self.source.dtype)
         found = causes.find_cause(evidence, phase, name, self._compared)
         return replace(found, sentence=self.pair.in_words(found.sentence)) if found and found.sentence else found
+
+    def _of_kept_gradients(self, name: str) -> str | None:
+        """Say if a side added its gradient to that of the step before, which it had not removed, or had only clipped."""
+        before = self.number - 1
+        if before not in self.pair.numbers or not self.pair.has_weights:
+            return None
+        now = self._fetch("gradient", [name])
+        then = [self.pair.fetch(side, self.pair.record(side, before), "gradient", [name]) for side in SIDES]
+        for kept, other in ((0, 1), (1, 0)):
+            if not all(name in found for found in (*now, then[kept])):
+                continue
+            old, rest = then[kept][name].astype(np.float64), now[kept][name].astype(np.float64) - now[other][name]
+            share = float(np.vdot(old, rest)) / (float(np.vdot(old, old)) or 1.0)
+            made = now[other][name] + share * old
+            tolerance = self.source.calm_tolerance("gradient", self.number)
+            if 0 < share < 1 + tolerance and distance(now[kept][name], made) <= tolerance:
+                times = "" if abs(share - 1) <= tolerance else f"{share:.3g} times "
+                steps = f"that of step {self.number} plus {times}that of step {before}"
+                return f"{NAMES[SIDES[kept]]}'s gradient is {steps}: it is not removed after a step"
+        return None
 
     def _of_an_input(self, name: str) -> Cause:
         if name.startswith("mask of "):

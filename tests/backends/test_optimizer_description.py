@@ -40,7 +40,7 @@ DIFFERENCES = {
     "left out": ["only PyTorch's optimizer has the parameters norm"],
     "rmsprop": ["place of eps: PyTorch outside the square root, Paddle inside the square root at all 3 parameters"],
     "adagrad": [],
-    "somebody's own": ["optimizer: PyTorch Own, Paddle SGD", "sharpness: PyTorch 3, Paddle none at all 3 parameters"],
+    "somebody's own": ["optimizer: PyTorch Own, Paddle SGD"],
 }
 SLOTS = {
     "momentum": ["velocity"],

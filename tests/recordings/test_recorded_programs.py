@@ -85,6 +85,46 @@ def test_adam_with_gradients_that_are_rounding(tmp_path: Path, decay: float) -> 
         assert "decoupled weight decay: PyTorch 0.01, Paddle 0.02 at all" in " ".join(outcome.optimizers)
 
 
+class OwnDescent(torch.optim.SGD):
+    """Gradient descent as somebody writes it."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=group["lr"])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_an_optimizer_that_somebody_wrote_is_judged_by_its_updates(tmp_path: Path, rate: float) -> None:
+    torch.manual_seed(0)
+    model = TorchBiased()
+    record_torch(tmp_path / "torch.run", model, OwnDescent(model.parameters(), 0.1))
+    net = PaddleBiased()
+    optimizer = paddle.optimizer.SGD(rate, net.parameters())
+    outcome = replay_paddle(tmp_path / "torch.run", tmp_path / "paddle.run", optimizer, net)
+    assert "optimizer: PyTorch OwnDescent, Paddle SGD" in outcome.conditions
+    assert outcome.verdict == ("equal" if rate == 0.1 else "different"), outcome.sentence()
+    assert outcome.optimizers == ([] if rate == 0.1 else ["learning rate: PyTorch 0.1, Paddle 0.2 at all 6 parameters"])
+
+
+def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TorchBiased()
+    record_torch(tmp_path / "torch.run", model, torch.optim.SGD(model.parameters(), 0.01))
+    net = PaddleBiased()
+    optimizer = paddle.optimizer.SGD(0.01, net.parameters())
+    with parity.replay(tmp_path / "torch.run", net, optimizer, output=tmp_path / "paddle.run") as steps:
+        for step in steps:
+            PF.cross_entropy(net(*step.inputs, **step.named)["scores"], step.kept["labels"]).backward()
+            optimizer.step()
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.first and (outcome.first.phase, outcome.first.step) == ("gradient", 2)
+    assert (
+        "Paddle's gradient is that of step 2 plus that of step 1: it is not removed after a step" in outcome.sentence()
+    )
+
+
 def test_arguments_by_name_and_outputs_by_name_are_recorded(tmp_path: Path) -> None:
     model = TorchBiased()
     record_torch(tmp_path / "torch.run", model, torch.optim.SGD(model.parameters(), 0.1), 1)

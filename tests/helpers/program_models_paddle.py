@@ -1,0 +1,73 @@
+"""The network and the optimizers of `program_models_torch` in Paddle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import nn
+
+
+class Net(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 8)
+        self.outer = nn.Linear(8, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.outer(paddle.tanh(self.inner(x)))
+
+
+def loss(scores: Any, labels: Any) -> Any:
+    return nn.functional.cross_entropy(scores, labels)
+
+
+def adam(model: nn.Layer) -> Any:
+    return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05)
+
+
+def momentum(model: nn.Layer) -> Any:
+    return paddle.optimizer.Momentum(0.02, 0.9, model.parameters())
+
+
+def all_at_once(model: nn.Layer) -> Any:
+    return paddle.optimizer.Momentum(0.02, 0.9, model.parameters(), use_multi_tensor=True)
+
+
+def rate_in_a_tensor(model: nn.Layer) -> Any:
+    return paddle.optimizer.Momentum(paddle.optimizer.lr.StepDecay(0.02, 2, 0.5), 0.9, model.parameters())
+
+
+def two_with_schedules(model: Any) -> Any:
+    rate = paddle.optimizer.lr.StepDecay(0.002, 1, 0.5)
+    one = paddle.optimizer.AdamW(rate, parameters=model.inner.parameters())
+    return one, paddle.optimizer.SGD(0.02, model.outer.parameters())
+
+
+class TwoInAnObject:
+    def __init__(self, model: Any) -> None:
+        self.main = paddle.optimizer.AdamW(0.002, parameters=model.inner.parameters())
+        self.others = {"outer": paddle.optimizer.AdamW(0.001, parameters=model.outer.parameters())}
+
+    def step(self) -> None:
+        self.main.step()
+        self.others["outer"].step()
+
+
+class Idle:
+    """Holds an optimizer and does not call it."""
+
+    def __init__(self, model: nn.Layer) -> None:
+        self.optimizer = momentum(model)
+
+    def step(self) -> None: ...
+
+
+def plateau(model: nn.Layer) -> Any:
+    rate = paddle.optimizer.lr.ReduceOnPlateau(0.02, "max", factor=0.1, patience=0)
+    return paddle.optimizer.Momentum(rate, 0.9, model.parameters())
+
+
+def decayed_with_schedule(model: nn.Layer) -> Any:
+    rate = paddle.optimizer.lr.StepDecay(0.02, 2, 0.5)
+    return paddle.optimizer.Momentum(rate, 0.9, model.parameters(), weight_decay=0.01)

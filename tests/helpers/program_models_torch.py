@@ -1,0 +1,105 @@
+"""A small network, and optimizers of it as users write them, in PyTorch; `program_models_paddle` has the same names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 8)
+        self.outer = nn.Linear(8, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.outer(torch.tanh(self.inner(x)))
+
+
+def loss(scores: Any, labels: Any) -> Any:
+    return nn.functional.cross_entropy(scores, labels)
+
+
+def adam(model: nn.Module) -> Any:
+    return torch.optim.AdamW(model.parameters(), 0.002, weight_decay=0.05)
+
+
+def momentum(model: nn.Module) -> Any:
+    return torch.optim.SGD(model.parameters(), 0.02, 0.9)
+
+
+def rate_in_a_tensor(model: nn.Module) -> Any:
+    optimizer = torch.optim.SGD(model.parameters(), torch.tensor(0.02), 0.9, foreach=False)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+
+
+def two_with_schedules(model: Any) -> Any:
+    one, two = torch.optim.AdamW(model.inner.parameters(), 0.002), torch.optim.SGD(model.outer.parameters(), 0.02)
+    return {"optimizers": [one, two], "schedules": [{"schedule": torch.optim.lr_scheduler.StepLR(one, 1, 0.5)}]}
+
+
+class TwoInAnObject:
+    def __init__(self, model: Any) -> None:
+        self.main = torch.optim.AdamW(model.inner.parameters(), 0.002)
+        self.others = {"outer": torch.optim.AdamW(model.outer.parameters(), 0.001)}
+
+    def step(self) -> None:
+        self.main.step()
+        self.others["outer"].step()
+
+
+class Idle:
+    """Holds an optimizer and does not call it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.optimizer = momentum(model)
+
+    def step(self) -> None: ...
+
+
+def plateau(model: nn.Module) -> Any:
+    optimizer = momentum(model)
+    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", factor=0.1, patience=0)
+
+
+def nothing(model: nn.Module) -> Any:
+    return model
+
+
+class Renamed(torch.optim.AdamW):
+    """Another name for the same step."""
+
+
+def renamed(model: nn.Module) -> Any:
+    return Renamed(model.parameters(), 0.002, weight_decay=0.05)
+
+
+class Uncorrected(torch.optim.Adam):
+    """The first step of Adam without bias correction."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            (one, two), eps, rate = group["betas"], group["eps"], group["lr"]
+            for p in group["params"]:
+                p.sub_(rate * (1 - one) * p.grad / (((1 - two) * p.grad**2).sqrt() + eps))
+
+
+def uncorrected(model: nn.Module) -> Any:
+    return Uncorrected(model.parameters(), 0.002)
+
+
+class RateInVelocity(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                velocity = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                p.sub_(velocity.mul_(group["momentum"]).add_(p.grad + group["weight_decay"] * p, alpha=group["lr"]))
+
+
+def rate_in_velocity(model: nn.Module) -> Any:
+    optimizer = RateInVelocity(model.parameters(), 0.02, 0.9, weight_decay=0.01)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
