@@ -181,7 +181,8 @@ def _thresholded_relu(x: Tensor, threshold: float, value: float = 0.0) -> Tensor
 
 
 def _softshrink(x: Tensor, threshold: float) -> Tensor:
-    return x - _hardtanh(x, -threshold, threshold)
+    far = paddle.abs(x) > _number(threshold)
+    return paddle.where(far, x - paddle.sign(x) * _number(threshold), paddle.zeros_like(x))
 
 
 def _softplus(x: Tensor, beta: float, threshold: float) -> Tensor:
