@@ -23,22 +23,20 @@ from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 from parity.weights.half_precision import HALVES
 
-_SAME_SLOPE = 1e-6
-"""Relative difference from 1/6 up to which the slope of a hard sigmoid is 1/6 with few digits."""
-
-
 _CLIP = getattr(paddle.nn.utils, "clip_grad_norm_", None)
 """The function that clips gradients outside an optimizer."""
 
 
 def replacements(
-    draw: Callable[[int, float], Array], variance: Callable[[], str], scale: Callable[[float], None]
+    draw: Callable[[int, float], Array],
+    variance: Callable[[], str],
+    rounds: Callable[[], bool],
+    scale: Callable[[float], None],
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> their replacements during a comparison.
 
     `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. `scale(p)` notes a dropout that
-    scales in inference. Numbers that one framework's functions round to float32 are rounded for both:
-    `parity.pairs.replaced_functions` lists them.
+    scales in inference. `rounds()`: batch norms round eps and momentum to float32.
     """
     exact = substitutes()
     pools = {name: getattr(F, name) for axes in (1, 2, 3) for name in (f"avg_pool{axes}d", f"adaptive_avg_pool{axes}d")}
@@ -46,12 +44,10 @@ def replacements(
         F.dropout: functools.partial(_dropout, F.dropout, draw, scale),
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
-        F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.gumbel_softmax: _gumbel_softmax,
         F.nll_loss: functools.partial(_nll_loss, F.nll_loss),
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
-        paddle.pow: _exactly(paddle.pow),
         **exact,
         F.label_smooth: functools.partial(_label_smooth, exact[F.label_smooth]),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
@@ -166,17 +162,6 @@ def _dropout_maps(
     return x * _mask(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1])
 
 
-def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
-    """Hard sigmoid with the slope 1/6, where that is what is meant."""
-    call = inspect.signature(original).bind(*given, **named)
-    call.apply_defaults()
-    x, slope, offset = (call.arguments[word] for word in ("x", "slope", "offset"))
-    if abs(6 * slope - 1) > _SAME_SLOPE or offset != 0.5 or x.dtype != paddle.float64:
-        return original(*given, **named)
-    # DIFFERS: the default slope is 0.1666667, and the kernel rounds any slope to float32.
-    return paddle.clip((x + 3) / 6, 0, 1)
-
-
 def _gumbel_softmax(
     x: Tensor, temperature: float = 1.0, hard: bool = False, axis: int = -1, name: str | None = None
 ) -> Tensor:
@@ -236,11 +221,16 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
     return out * factor + (out * (1 - factor)).detach()
 
 
-def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
+def operators(
+    watch: Callable[[], Watch | None], rounds: Callable[[], bool]
+) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None.
+
+    `rounds()`: batch norms round eps and momentum to float32.
+    """
     found = {name: value for name, value in vars(paddle._C_ops).items() if callable(value) and not name.startswith("_")}
     return {
-        value: functools.partial(_watched, watch, name, exact_operator(name, rounding(name, value)))
+        value: functools.partial(_watched, watch, name, exact_operator(name, rounding(name, value), rounds))
         for name, value in found.items()
     } | {paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)}
 
@@ -390,6 +380,10 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+EXACT = ("add", "subtract", "pow", "remainder")
+"""Operators of `METHODS` whose kernels take a Python number in float32."""
+
+
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
     """A context in which the process is set for comparisons, with gradients on. Afterwards everything is as before."""
@@ -397,7 +391,7 @@ def prepared_process() -> Iterator[None]:
     dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
     for name, (kind, operator) in operators.items():
         rounded = rounding(kind, operator)
-        setattr(Tensor, name, _exactly(rounded) if kind in ("add", "subtract", "pow") else rounded)
+        setattr(Tensor, name, _exactly(rounded) if kind in EXACT else rounded)
     try:
         with paddle.enable_grad():
             yield

@@ -25,13 +25,15 @@ _CLIP = getattr(torch.nn.utils.clip_grad, "_clip_grads_with_norm_", None)
 
 
 def replacements(
-    draw: Callable[[int, float], Array], variance: Callable[[], str], scale: Callable[[float], None]
+    draw: Callable[[int, float], Array],
+    variance: Callable[[], str],
+    rounds: Callable[[], bool],
+    scale: Callable[[float], None],
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> their replacements during a comparison.
 
     `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. `scale(p)` notes a dropout that
-    scales in inference. Numbers that one framework's functions round to float32 are rounded for both:
-    `parity.pairs.replaced_functions` lists them.
+    scales in inference. `rounds()`: batch norms round eps and momentum to float32.
     """
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw),
@@ -39,7 +41,8 @@ def replacements(
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
-        F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance),
+        F.celu: functools.partial(_celu, F.celu),
+        F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance, rounds),
         F.scaled_dot_product_attention: functools.partial(_attention, F.scaled_dot_product_attention),
         **({_CLIP: _clip} if _CLIP else {}),
     }
@@ -129,14 +132,35 @@ def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) 
     return x.copy_(result) if inplace else result
 
 
-def _batch_norm(original: Callable[..., Tensor], variance: Callable[[], str], /, *given: Any, **named: Any) -> Tensor:
-    """Batch norm with eps and 1 - momentum rounded to float32, and the running variance of the convention `variance()`."""
+def _celu(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
+    """CELU whose gradient has the precision of its dtype."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, alpha, inplace = (call.arguments[word] for word in ("input", "alpha", "inplace"))
+    if x.dtype != torch.float64 or float(np.float32(alpha)) == alpha:
+        return original(*given, **named)
+    # DIFFERS: the kernel's gradient rounds alpha to float32 in every dtype.
+    result = alpha * F.elu(x / alpha)
+    return x.copy_(result) if inplace else result
+
+
+def _batch_norm(
+    original: Callable[..., Tensor],
+    variance: Callable[[], str],
+    rounds: Callable[[], bool],
+    /,
+    *given: Any,
+    **named: Any,
+) -> Tensor:
+    """Batch norm with the running variance of the convention `variance()`, and rounded scalars while `rounds()`."""
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
     arguments = call.arguments
-    arguments["eps"] = float(np.float32(arguments["eps"]))
-    # DIFFERS: momentum is the weight of the NEW value.
-    momentum = arguments["momentum"] = 1 - float(np.float32(1 - arguments["momentum"]))
+    if rounds():
+        arguments["eps"] = float(np.float32(arguments["eps"]))
+        # DIFFERS: momentum is the weight of the NEW value.
+        arguments["momentum"] = 1 - float(np.float32(1 - arguments["momentum"]))
+    momentum = arguments["momentum"]
     x, running = arguments["input"], arguments["running_var"]
     before = running.clone() if running is not None and arguments["training"] else None
     result = original(*call.args, **call.kwargs)
@@ -169,8 +193,13 @@ def _attention_arguments(
     """The arguments of the framework's function, which has no signature that can be inspected."""
 
 
-def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
+def operators(
+    watch: Callable[[], Watch | None], rounds: Callable[[], bool]
+) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None.
+
+    `rounds()`: batch norms round eps and momentum to float32.
+    """
     return {}  # DIFFERS: `watching` sees all operators, those of C++ code too.
 
 

@@ -396,7 +396,7 @@ def _of_all(before: Record, ratio: float, limit: float) -> Clipping | None:
         if ratio < 1 and _is_short(ratio * size):
             return Clipping(Clip(kind, _round(ratio * size)))
     if ratio > 1 or _is_short(ratio) or _is_short(1 / ratio):
-        return Clipping(None, factor=_round(ratio))
+        return Clipping(None, factor=ratio)
     return None
 
 

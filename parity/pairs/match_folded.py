@@ -18,7 +18,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.modules.description import Array as Described
 from parity.modules.description import Unit, below
-from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
+from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs.match_fused import CHANNELS, outputs_of
 from parity.pairs.match_layers import NORM, normal
 from parity.pairs.match_models import ModelDescription
@@ -61,8 +61,7 @@ class Fold:
         """Return what the batch norm multiplies by, the mean that it takes off before, and what it adds after, in float64."""
         mean, variance = (arrays[self.of_norm(name)].astype(np.float64) for name in ("mean", "variance"))
         scale = arrays.get(self.of_norm("weight"), np.ones_like(mean)).astype(np.float64)
-        # Paddle's kernels take eps as float32, and the check rounds it on both sides.
-        eps = float(np.float32(self.norm.settings["eps"]))
+        eps = self.norm.settings["eps"]
         return (
             scale / np.sqrt(variance + eps),
             mean,
@@ -187,7 +186,21 @@ def find_folds(models: Mapping[str, ModelDescription], runs: Mapping[str, ModelR
         blocks = difflib.SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
         kept = {unit.path for block in blocks for unit in owners[side][block.a :][: block.size]}
         alone = [unit.path for unit in norms[side] if unit.path not in kept]
-    return side, [candidates[path] for path in alone if path in candidates]
+    own = Counter(shape for unit in owners[OTHER_SIDE[side]] for shape in _norm_shapes(unit))
+    found = []
+    for path in alone:
+        shape = candidates[path].norm.arrays["mean"].shape if path in candidates else None
+        if shape and own[shape]:
+            own[shape] -= 1
+        elif shape:
+            found.append(candidates[path])
+    return side, found
+
+
+def _norm_shapes(unit: Unit) -> set[tuple[int, ...]]:
+    """Return the shape that two arrays of a class of the user have, which may then be a batch norm."""
+    counts = Counter(array.shape for array in unit.arrays.values() if len(array.shape) == 1)
+    return set() if unit.kind in KINDS else {shape for shape, count in counts.items() if count > 1}
 
 
 def _candidates(model: ModelDescription, run: ModelRun) -> list[Fold]:

@@ -76,6 +76,7 @@ class ModelService(Service):
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
         super().__init__(framework, threads, device)
         self.variance = "unbiased"
+        self.rounds = False
         self._replaced = replaced_functions.Replaced.of(framework)
         self._held = contextlib.ExitStack()
         self._model: WatchedModel
@@ -142,7 +143,7 @@ class ModelService(Service):
                     f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
                 )
         modules = self._model.describe()
-        self._replaced.replace(bool(self._model.compiled))
+        self._replaced.replace([layer for _, layer in backend.named_modules(model)], bool(self._model.compiled))
         library = factories.library_version(factory) if isinstance(factory, str) else {}
         versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         compiled, dtype = list(self._model.compiled), self._model.own_dtype()
@@ -167,7 +168,7 @@ class ModelService(Service):
         found = None if loss is None else self._load_loss(loss, folder)
         make = None if optimizer is None else self._load_optimizer(optimizer, folder, backend)
         self._model.program = UserProgram(backend, found, make)
-        self._replaced.replace(bool(self._model.compiled))  # in the modules of the program, too
+        self._replaced.replace(compiled=bool(self._model.compiled))  # in the modules of the program, too
 
     def _load_loss(self, loss: Any, folder: str) -> Any:
         if isinstance(loss, str):
@@ -319,9 +320,9 @@ class ModelService(Service):
         """Return which batch variance the framework's kernel uses for the running one: "biased" or "unbiased"."""
         return make_backend(self.framework).kernel_variance()
 
-    def agree(self, variance: str) -> None:
-        """Use this convention for running variances from now on, where the framework allows it."""
-        self.variance = variance
+    def agree(self, variance: str, rounds: bool) -> None:
+        """Use this convention for running variances from now on, where the framework allows it. Batch norms round scalars if `rounds`."""
+        self.variance, self.rounds = variance, rounds
 
     @at_caller
     def draw(self, size: int, p: float) -> Array:

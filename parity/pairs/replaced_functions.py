@@ -1,7 +1,7 @@
 """Replace functions of a framework while two models are compared, and restore them afterwards.
 
 Paddle's kernels hold many scalars in float32, even for float64 tensors, and the set changes with the version. Paddle's functions get
-them exact, or both sides round them once, so that they agree. Dropouts and other functions draw from shared random streams.
+them exact. In static graphs batch norms cannot, so both sides round them. Dropouts and other functions draw from shared random streams.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -22,50 +23,59 @@ from parity.backend.registry import implementation
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
-ROUNDED: Mapping[str, tuple[str, ...]] = {
-    "leaky_relu": ("negative_slope",),
-    "elu": ("alpha",),
-    "celu": ("alpha",),
-    "hardtanh": ("min_val", "max_val", "min", "max"),
-}
-"""Functions of both frameworks' `nn.functional` -> the arguments that are rounded to float32."""
-
 Functions = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
-def rounded(functional: ModuleType) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return the functions of `ROUNDED` in a framework's `nn.functional` -> substitutes with rounded scalars."""
-    found = {getattr(functional, name): words for name, words in ROUNDED.items() if hasattr(functional, name)}
-    return {
-        function: functools.partial(_rounded, function, inspect.signature(function), words)
-        for function, words in found.items()
-    }
+def replace_everywhere(
+    functions: Functions, undo: contextlib.ExitStack, layers: Iterable[dict[str, Any]] = (), tables: bool = False
+) -> None:
+    """Replace functions in all loaded modules and in the attributes of `layers` that hold them, under any name; `undo` restores them.
 
-
-def _rounded(
-    original: Callable[..., Any], signature: inspect.Signature, words: tuple[str, ...], /, *given: Any, **named: Any
-) -> Any:
-    call = signature.bind(*given, **named)
-    call.apply_defaults()
-    for word in words:
-        if isinstance(call.arguments.get(word), float):
-            call.arguments[word] = float(np.float32(call.arguments[word]))
-    return original(*call.args, **call.kwargs)
-
-
-def replace_everywhere(functions: Functions, undo: contextlib.ExitStack) -> None:
-    """Replace functions in all loaded modules that hold them, under any name; `undo` restores them."""
+    `tables`: also in partial calls, lists and dicts of modules.
+    """
     by_identity = {id(function): substitute for function, substitute in functions.items()}
+
+    def replace(names: dict[str, Any], deep: bool) -> None:
+        for name, value in list(names.items()):
+            is_held = deep and type(value) in HOLDERS
+            new = _substitute(value, by_identity) if is_held else by_identity.get(id(value), value)
+            if new is not value:
+                names[name] = new
+                undo.callback(names.__setitem__, name, value)
+
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", None)
-        if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
-            ("parity", "torch_impl", "paddle_impl")
-        ):
-            continue
-        for name, value in list(names.items()):
-            if id(value) in by_identity:
-                names[name] = by_identity[id(value)]
-                undo.callback(names.__setitem__, name, value)
+        package = getattr(module, "__name__", "").partition(".")[0]
+        if isinstance(names, dict) and package not in ("parity", "torch_impl", "paddle_impl"):
+            replace(names, tables and package not in WITH_TABLES)
+    for names in layers:
+        replace(names, deep=True)
+
+
+WITH_TABLES = sys.stdlib_module_names | {"torch", "paddle"}
+"""Packages whose tables of functions stay as they are: a framework looks up its own functions."""
+
+HOLDERS = (functools.partial, dict, list, tuple)
+"""Types of values in which a function may be held."""
+
+
+def _substitute(value: Any, by_identity: Mapping[int, Any]) -> Any:
+    """Return the substitute of a function, of a partial call of one, or of a list, tuple or dict that holds one; else `value`."""
+    kind = type(value)
+    if kind is dict:
+        changed = {key: new for key, one in value.items() if (new := _of_function(one, by_identity)) is not one}
+        return value | changed if changed else value
+    if kind is list or kind is tuple:
+        several = [_of_function(one, by_identity) for one in value]
+        return value if all(map(operator.is_, several, value)) else kind(several)
+    return _of_function(value, by_identity)
+
+
+def _of_function(value: Any, by_identity: Mapping[int, Any]) -> Any:
+    if id(value) in by_identity:
+        return by_identity[id(value)]
+    function = by_identity.get(id(value.func)) if type(value) is functools.partial else None
+    return functools.partial(function, *value.args, **value.keywords) if function else value
 
 
 class Replaced:
@@ -84,6 +94,7 @@ class Replaced:
         self._models = 0
         self._undo = contextlib.ExitStack()
         self._functions: Functions = {}
+        self._layers: list[dict[str, Any]] = []
 
     @classmethod
     def of(cls, framework: str) -> Replaced:
@@ -99,16 +110,19 @@ class Replaced:
             self._undo.enter_context(implementation(self.framework, "replaced_functions").prepared_process())
         self._models += 1
 
-    def replace(self, compiled: bool = False) -> None:
-        """Replace every function in all loaded modules that hold it, under any name. `compiled`: models are, but not the substitutes."""
+    def replace(self, layers: Iterable[Any] = (), compiled: bool = False) -> None:
+        """Replace every function in all loaded modules and in the `layers` of a model that hold it, under any name.
+
+        `compiled`: models are, but not the substitutes.
+        """
         if not self._functions:
             own = implementation(self.framework, "replaced_functions")
-            functional = sys.modules[f"{self.framework}.nn.functional"]
-            self._functions = own.operators(lambda: self._watch) | rounded(functional)
-            self._functions |= own.replacements(self._draw, self._variance, self._scale)
+            self._functions = own.operators(lambda: self._watch, self._rounds)
+            self._functions |= own.replacements(self._draw, self._variance, self._rounds, self._scale)
             if compiled:
                 self._functions = {function: own.not_compiled(new) for function, new in self._functions.items()}
-        replace_everywhere(self._functions, self._undo)
+        self._layers += map(vars, layers)
+        replace_everywhere(self._functions, self._undo, self._layers, tables=True)
 
     @contextlib.contextmanager
     def watching(self, watch: Watch | None) -> Iterator[None]:
@@ -131,7 +145,7 @@ class Replaced:
             return
         own = implementation(self.framework, "replaced_functions")
         with contextlib.ExitStack() as undo:
-            replace_everywhere(own.recorded(calls), undo)
+            replace_everywhere(own.recorded(calls), undo, self._layers)
             undo.enter_context(own.recording(calls))
             yield
 
@@ -139,7 +153,7 @@ class Replaced:
         """Note that a model is closed; restore everything after the last one."""
         self._models -= 1
         if not self._models:
-            self.running, self._functions = None, {}
+            self.running, self._functions, self._layers = None, {}, []
             self._undo.close()
 
     def _draw(self, size: int, p: float) -> Array:
@@ -153,6 +167,10 @@ class Replaced:
     def _variance(self) -> str:
         assert self.running
         return self.running.variance
+
+    def _rounds(self) -> bool:
+        assert self.running
+        return self.running.rounds
 
 
 @contextlib.contextmanager
@@ -200,7 +218,7 @@ def dropping(framework: str, draw: Callable[[int, float], Array]) -> Iterator[No
     """A context in which dropouts of `size` values and probability `p` multiply by `draw(size, p)`."""
     own = implementation(framework, "replaced_functions")
     functional = sys.modules[f"{framework}.nn.functional"]
-    functions = own.replacements(draw, lambda: "", lambda p: None)
+    functions = own.replacements(draw, lambda: "", lambda: False, lambda p: None)
     with contextlib.ExitStack() as undo:
         names = ("dropout", "dropout1d", "dropout2d", "dropout3d")
         dropouts = [getattr(functional, name) for name in names if hasattr(functional, name)]
@@ -209,9 +227,10 @@ def dropping(framework: str, draw: Callable[[int, float], Array]) -> Iterator[No
 
 
 class RunningModel(Protocol):
-    """A model that is running: its dropout masks, and its convention for running variances."""
+    """A model that is running: its dropout masks, its convention for running variances, and whether batch norms round scalars."""
 
     variance: str
+    rounds: bool
 
     def draw(self, size: int, p: float) -> Array:
         """Return the factors of a dropout of `size` values, see `parity.modules.recording.Watch.draw`."""

@@ -160,7 +160,7 @@ class Session:
         self.single = {side: {} if self.has_own_weights else self._single(side) for side in SIDES}
         said = self._match_outputs(trained)
         aligned = self.alignment(trained)
-        found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
+        found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length), self.rounds)
         self.differences, self.explained = found
         self.differences += self._other_dtypes()
         self.explained += [*notes, *self._about_constants(), *self._about_recipes(), *self._about_narrow(), *said]
@@ -225,7 +225,8 @@ class Session:
         self.versions = {side: opened[side]["versions"] for side in SIDES}
         self.own_dtypes = {side: opened[side]["dtype"] for side in SIDES}
         self.variance = self.workers["paddle"].kernel_variance()
-        self.everywhere(lambda name: self.workers[name].agree(self.variance))
+        self.rounds = bool(self.compiled["paddle"])  # the batch norms of a static graph do
+        self.everywhere(lambda name: self.workers[name].agree(self.variance, self.rounds))
 
     def _own_dtype(self) -> str:
         """Return the dtype in which to compare models that hold mostly numbers of `own_dtypes`."""

@@ -107,7 +107,7 @@ def test_what_the_check_neutralises_is_reported(compare_pair: ComparePair) -> No
     assert "running variance: PyTorch uses the unbiased batch variance and Paddle the biased one" in said
     assert "(n/(n-1) = 1.0017 to 1.007), at bn1, bn2" in said
     assert (
-        "Paddle's kernels round eps 1e-05 of BatchNorm to 9.999999747378752e-06, and the check rounds it on both sides"
+        "Paddle's kernels round eps 1e-05 of BatchNorm to 9.999999747378752e-06, and the check uses 1e-05 on both sides"
         in said
     )
     assert "dropout: both sides use the same masks, at (the model itself), drop" in said

@@ -1,0 +1,102 @@
+"""The ports of `exact_models_torch`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+Function = Callable[[Tensor], Tensor]
+
+
+def functions(scalar: float) -> dict[str, Function]:
+    """Functions of images with a scalar, held as they are, or in a partial call."""
+    return {
+        "elu": functools.partial(F.elu, alpha=scalar),
+        "celu": functools.partial(F.celu, alpha=scalar),
+        "leaky_relu": functools.partial(F.leaky_relu, negative_slope=scalar),
+        "hardtanh": functools.partial(F.hardtanh, min=-scalar, max=0.7),
+        "hardsigmoid": F.hardsigmoid,
+        "selu": F.selu,
+        "dropout": functools.partial(F.dropout, p=scalar),
+        "average": functools.partial(F.avg_pool2d, kernel_size=3),
+        "in place": lambda x: F.elu_(2 * x, scalar),
+        "huber": lambda x: F.smooth_l1_loss(x, 0.3 * x.detach(), delta=scalar, reduction="none"),
+        "pad": lambda x: F.pad(x, [1, 2, 0, 1], value=scalar),
+        "scale": lambda x: paddle.scale(x, 0.3, scalar),
+        "power": lambda x: paddle.pow(F.sigmoid(x), scalar),
+        "addmm": lambda x: paddle.addmm(x[0, 0], x[0, 1, :, :6], x[0, 2], 0.3, scalar).unsqueeze([0, 1]),
+        "norm": lambda x: x / paddle.norm(x, 30 * scalar, 1, keepdim=True),
+        "small norm": lambda x: F.normalize(0.1 * scalar * x, axis=1) * scalar,
+        "distance": lambda x: scalar * x * paddle.dist(x, 2 * x, 3),
+        "bilinear": lambda x: scalar * F.interpolate(x, [9, 11], mode="bilinear"),
+        "corners": lambda x: scalar * F.interpolate(x, [9, 4], mode="bilinear", align_corners=True),
+        "by factor": lambda x: scalar * F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+        "bicubic": lambda x: scalar * F.interpolate(x, [9, 4], mode="bicubic"),
+        "local": nn.LocalResponseNorm(3, 3 * scalar, 0.7, 1.7),
+    }
+
+
+class Computed(nn.Layer):
+    """A function between two layers, which the model holds as an attribute, and in a dict if `in_dict`."""
+
+    def __init__(self, kind: str, scalar: float = 0.1, in_dict: bool = False) -> None:
+        super().__init__()
+        function = functions(scalar)[kind]
+        self.body = nn.Conv2D(3, 4, 3, padding=1)
+        self.act, self.acts = (nn.Identity(), {kind: function}) if in_dict else (function, {})
+        self.head = nn.Linear(1 if kind == "addmm" else 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.body(x))
+        for function in self.acts.values():
+            x = function(x)
+        return self.head(x.mean((2, 3)))
+
+
+class BatchByHand(nn.Layer):
+    """A batch norm written by hand."""
+
+    def __init__(self, eps: float, momentum: float, times: float) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([6], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([6], is_bias=True)
+        self.register_buffer("_mean", paddle.zeros([6]))
+        self.register_buffer("_variance", paddle.ones([6]))
+        self.eps, self.momentum, self.times = eps, momentum, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self._mean, self._variance
+        if self.training:
+            mean, variance = x.mean(0), x.var(0, unbiased=False)
+            with paddle.no_grad():
+                self._mean.set_value(self._mean * self.momentum + mean * (1 - self.momentum))
+                self._variance.set_value(self._variance * self.momentum + variance * (1 - self.momentum))
+        return self.times * (x - mean) / paddle.sqrt(variance + self.eps) * self.weight + self.bias
+
+
+class Batched(nn.Layer):
+    """A batch norm of the framework, or one written by hand."""
+
+    def __init__(self, kind: str, eps: float = 0.1, momentum: float = 0.9, times: float = 1.0) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 6)
+        made = {
+            "by hand": lambda: BatchByHand(eps, momentum, times),
+            "layer": lambda: nn.BatchNorm1D(6, momentum, eps),
+            "old layer": lambda: nn.BatchNorm(6, momentum=momentum, epsilon=eps),
+            "fixed": lambda: nn.BatchNorm1D(6, momentum, eps, use_global_stats=True),
+        }
+        self.norm = made[kind]()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.body(x)))
+
+
+def static(eps: float) -> Batched:
+    """A static graph with a batch norm."""
+    return paddle.jit.to_static(Batched("layer", eps), full_graph=True)
