@@ -179,14 +179,28 @@ class TrainerService(Service):
         """Load a canonical state that was reached after `updates` updates."""
         self._trainer.load(state, updates)
 
-    def bench(self, network: Network, recipe: Recipe, images: Array, labels: Array, amp: str = "off") -> None:
+    def bench(
+        self,
+        network: Network,
+        recipe: Recipe,
+        images: Array,
+        labels: Array,
+        amp: str = "off",
+        layout: str | None = None,
+        compiled: bool = False,
+    ) -> None:
         """Prepare `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
 
-        From now on the framework is set for speed instead of exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
+        From now on the framework is set for speed instead of exactness. `amp` and `layout` are those of
+        `parity.backend.trainer.Trainer`. If `compiled`, the framework compiles what `bench_train` times.
         """
         self._runtime.be_fast(self.device)
         state = initialise(network, 0)
-        self._trainer = make_trainer(self.framework, network, recipe.optimizer, state, "float32", self.device, amp=amp)
+        self._trainer = make_trainer(
+            self.framework, network, recipe.optimizer, state, "float32", self.device, amp=amp, layout=layout
+        )
+        if compiled:
+            self._trainer.wrapped = make_backend(self.framework).compile(self._trainer.model)
         wait = partial(self._runtime.wait, self.device)
         self._timed = Bench(self._trainer, network, recipe, images, labels, wait)
 
