@@ -169,7 +169,7 @@ class Trainer:
         """
         backend, model, module = self.backend, self.model, getattr(self.model, layer)
         model.eval()
-        with backend.no_grad():
+        with backend.no_grad(), backend.autocast(self.amp, self.device):
             record = {f"eval/{layer}": backend.to_numpy(module(*map(self._images, inference)))}
         model.train()
         self._clear()
@@ -177,8 +177,9 @@ class Trainer:
         for leaf in leaves:
             backend.require_gradient(leaf, True)
         copies = [backend.times(leaf, 1.0) for leaf in leaves]  # a layer may change its input in place
-        output = module(*copies) if mask is None else module(*copies, self._tensor(mask))
-        output.backward(self._images(gradient))
+        with backend.autocast(self.amp, self.device):
+            output = module(*copies) if mask is None else module(*copies, self._tensor(mask))
+        backend.cast(output, self.dtype).backward(self._images(gradient))
         record[f"forward/{layer}"] = backend.to_numpy(output)
         record |= {f"backward/{layer}.{place}": backend.to_numpy(leaf.grad) for place, leaf in enumerate(leaves)}
         for name, tensor in self._tensors().items():

@@ -20,6 +20,7 @@ from parity.backend.timing import Bench
 from parity.backend.trainer import Trainer
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.precision import DTYPES
 from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import State, initialise
 
@@ -44,10 +45,15 @@ class TrainerService(Service):
     def start(
         self, network: Network, settings: Optimizer, state: State, dtype: str = "float64", slow: bool = False
     ) -> None:
-        """Build the network with the weights `state` and a fresh optimizer. With `slow`, `state` also becomes the slow weights."""
+        """Build the network with the weights `state` and a fresh optimizer. With `slow`, `state` also becomes the slow weights.
+
+        `dtype` is float64, float32, or bfloat16: float32 with mixed precision.
+        """
         self._make_room()
         self._patches = []
-        self._trainer = make_trainer(self.framework, network, settings, state, dtype, self.device)
+        amp = next((amp for amp, name in DTYPES.items() if name == dtype), "off")
+        stored = dtype if amp == "off" else "float32"
+        self._trainer = make_trainer(self.framework, network, settings, state, stored, self.device, amp=amp)
         self._slow = state if slow else {}
 
     def fresh_weights(self, network: Network, seed: int) -> State:

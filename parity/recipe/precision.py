@@ -51,12 +51,16 @@ FLOAT32 = Arithmetic()
 """That of a run that says nothing else."""
 
 
+NONE_ON_CPUS = {"paddle": "Paddle has no mixed precision on CPUs: its auto_cast does nothing there"}
+"""Framework -> a sentence, where mixed precision computes in the model's dtype on CPUs."""
+
+
 def find_obstacle(amp: str, framework: str, device: str) -> str:
     """Return why mixed precision `amp` in `framework` is not offered on `device`; "" if it is."""
     if amp == "off" or device != "cpu":
         return ""
-    if framework == "paddle":
-        return "Paddle has no mixed precision on CPUs: its auto_cast does nothing there"
+    if framework in NONE_ON_CPUS:
+        return NONE_ON_CPUS[framework]
     if amp == "fp16":
         return "fp16 needs a GPU"
     return "" if machine.has_bfloat16() else "this CPU has neither AVX512-BF16 nor AMX"
@@ -65,7 +69,9 @@ def find_obstacle(amp: str, framework: str, device: str) -> str:
 def check_device(amp: str, framework: str, device: str) -> None:
     """Raise `InputError` if the flag --amp asks for what is not offered on `device`."""
     if obstacle := find_obstacle(amp, framework, device):
-        raise InputError(f"--amp {amp}: {obstacle}; leave --amp out" + ", or choose PyTorch" * (framework == "paddle"))
+        raise InputError(
+            f"--amp {amp}: {obstacle}; leave --amp out" + ", or choose PyTorch" * (framework in NONE_ON_CPUS)
+        )
 
 
 def check_layout(layout: str | None, framework: str) -> None:

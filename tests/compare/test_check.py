@@ -124,6 +124,30 @@ def test_in_float32_an_error_above_rounding_is_found(
     assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
 
 
+def test_a_step_in_mixed_precision_is_within_the_noise_model(workers: dict[str, Worker], dataset: data.Dataset) -> None:
+    for made in (network(), RESIDUAL):
+        check = subject(dataset, dtype="bfloat16", made=made)
+        assert (check.stages, check.length) == (("eval", "forward", "backward", "update"), 1)
+        outcome = run_check(check, workers, isolated=True)
+        assert (outcome.verdict, outcome.dtype) == (EQUAL, "bfloat16"), outcome.first
+        for stage in outcome.summaries().values():
+            assert stage["compared"] > 10 and stage["bound"] > 2 * 2**-8
+        assert outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated)
+        # PyTorch rounds to bfloat16. Paddle has no mixed precision on the CPU.
+        assert max(row["forward"] for row in outcome.isolated) > 2**-11
+
+
+@pytest.mark.parametrize("planted", ["bn2:gamma:0.2", "conv3:output:0.1"])
+def test_in_mixed_precision_an_error_above_rounding_is_found(
+    planted: str, framework: str, workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    sides = {name: workers[name] for name in sorted(workers, key=lambda name: name == framework)}
+    outcome = run_check(subject(dataset, dtype="bfloat16"), sides, changes.perturbed(planted, network()))
+    assert outcome.verdict == DIFFERENT
+    assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
+    assert outcome.first.cause and outcome.first.cause.startswith({"torch": "PyTorch", "paddle": "Paddle"}[framework])
+
+
 def test_isolation_tells_a_layers_own_error_from_an_inherited_one(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
