@@ -67,10 +67,10 @@ class TrainerService(Service):
         Return the arrays that differ afterwards: as they were saved, and as they are now.
         """
         old, saved = self._trainer, self._trainer.state()
-        network, settings, dtype, patches = old.model.network, old.settings, old.dtype, self._patches
+        network, settings, how, patches = old.model.network, old.settings, (old.dtype, old.amp), self._patches
         del old, self._trainer
         self._patches = []
-        self._trainer = make_trainer(self.framework, network, settings, 0, dtype, self.device)
+        self._trainer = make_trainer(self.framework, network, settings, 0, how[0], self.device, amp=how[1])
         for place, *arguments in patches:
             self.patch(place, *arguments)
         self._trainer.load(saved, updates)
