@@ -104,15 +104,18 @@ class Backend:
     def make_model(self, network: Network, dtype: str) -> nn.Layer:
         return model.Model(network).to(dtype=dtype)
 
-    def layout(self, dtype: str, device: str, amp: str) -> None:
-        return None
+    def layout(self, dtype: str, device: str, amp: str) -> str:
+        return "channels_first"  # DIFFERS: layers have no other layout
 
-    def to_device(self, model: nn.Layer, device: str, layout: None) -> nn.Layer:
+    def to_device(self, model: nn.Layer, device: str, layout: str) -> nn.Layer:
         # DIFFERS: everything made after `runtime.start` is already on its device.
         return model
 
-    def to_layout(self, tensor: Tensor, layout: None) -> Tensor:
+    def to_layout(self, tensor: Tensor, layout: str) -> Tensor:
         return tensor
+
+    def compile(self, model: nn.Layer) -> nn.Layer:
+        raise InputError("Paddle's networks are not compiled here")
 
     def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         # DIFFERS: the framework's cross_entropy is at most 64 nats for an image.

@@ -59,8 +59,8 @@ def _has_gpu() -> bool:
     return bool(paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
 
 
-def tuning(device: str) -> str:
-    """The settings for speed on `device`, as text for users; "" if there are none."""
+def tuning(device: str, layout: str) -> str:
+    """The settings for speed on `device` with images in memory `layout`, as text for users; "" if there are none."""
     if device == "gpu":
         return precision.GPU_TUNING
     kind = os.environ.get("MKL_DEBUG_CPU_TYPE")

@@ -63,7 +63,7 @@ def assert_parity(
         batch_size: Images in a step.
         plain: Start from fresh weights and leave the recipe as it is. By default the check changes both, so that more
             faults show (`parity.compare.default_inputs`).
-        **fields: Further fields of `parity.compare.check.Check`. `seed` is an integer, `dtype` "float64" or "float32",
+        **fields: Further fields of `parity.compare.check.Check`. `seed` is an integer, `dtype` "float64", "float32" or "bfloat16",
             `stages` a tuple of stage names, `state` the canonical state to start from. `dataset` is a
             `parity.data.Dataset`, by default CIFAR-10, or the generated images `shapes10` if CIFAR-10 is not available.
 

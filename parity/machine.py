@@ -112,13 +112,38 @@ def enlarge_pipe(pipe: IO[bytes], size: int) -> None:
             _FCNTL.fcntl(pipe, _FCNTL.F_SETPIPE_SZ, size)
 
 
+def _cpuinfo() -> str:
+    """Return what Linux says of the processor; "" on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
 def cpu_name() -> str:
     """Return the model name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    lines = _cpuinfo().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _cpu_flags(cpuinfo: str) -> set[str]:
+    """Return the instruction sets in `cpuinfo`, the text of /proc/cpuinfo."""
+    return set(next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), []))
+
+
+def is_intel() -> bool:
+    """Whether the processor is Intel's, as far as the system says."""
+    return "GenuineIntel" in _cpuinfo()
+
+
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+"""Instruction sets that multiply matrices of bfloat16."""
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16, as far as the system says."""
+    return bool(BFLOAT16 & _cpu_flags(_cpuinfo()))
 
 
 def cores() -> int:
@@ -137,8 +162,7 @@ MKL_KINDS = {"avx512f avx512dq avx512bw avx512vl": "7", "avx2 fma": "5"}
 
 def mkl_kind(cpuinfo: str) -> str | None:
     """Return MKL_DEBUG_CPU_TYPE for the AMD processor in `cpuinfo`, the text of /proc/cpuinfo; None for other processors."""
-    flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
-    kinds = (kind for needed, kind in MKL_KINDS.items() if set(needed.split()) <= set(flags))
+    kinds = (kind for needed, kind in MKL_KINDS.items() if set(needed.split()) <= _cpu_flags(cpuinfo))
     return next(kinds, None) if "AuthenticAMD" in cpuinfo else None
 
 
@@ -147,10 +171,7 @@ def paddle_environment() -> dict[str, str]:
 
     Its old MKL takes a slow path on AMD processors, unless a variable names a similar Intel processor (docs/performance.md).
     """
-    try:
-        kind = mkl_kind(Path("/proc/cpuinfo").read_text())
-    except OSError:
-        kind = None
+    kind = mkl_kind(_cpuinfo())
     return {"GLOG_minloglevel": "2"} | ({"MKL_DEBUG_CPU_TYPE": kind} if kind else {})
 
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parity import machine
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.modules.description import is_below
@@ -30,6 +31,8 @@ Handle = Any
 """What PyTorch returns for a hook."""
 
 HALVES = (torch.bfloat16, torch.float16)
+
+_MEMORY_FORMATS = dict(zip(precision.LAYOUTS, (torch.contiguous_format, torch.channels_last), strict=True))
 
 SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 """Canonical optimizer slot -> PyTorch's name."""
@@ -100,17 +103,20 @@ class Backend:
     def make_model(self, network: Network, dtype: str) -> nn.Module:
         return model.Model(network).to(getattr(torch, dtype))
 
-    def layout(self, dtype: str, device: str, amp: str) -> torch.memory_format:
-        # DIFFERS: float32 convolutions on the CPU are faster with channels_last (docs/performance.md). Mixed precision on a GPU's
-        # tensor cores should be, too, but this is unmeasured.
-        last = dtype == "float32" and (device == "cpu" or amp != "off")
-        return torch.channels_last if last else torch.contiguous_format
+    def layout(self, dtype: str, device: str, amp: str) -> str:
+        # DIFFERS: convolutions in bfloat16, and in float32 on AMD's CPUs, are faster with channels last; in float32 on Intel's they are
+        # slower (docs/performance.md). Mixed precision on a GPU is unmeasured.
+        last = dtype == "float32" and (amp != "off" or (device == "cpu" and not machine.is_intel()))
+        return "channels_last" if last else "channels_first"
 
-    def to_device(self, model: nn.Module, device: str, layout: torch.memory_format) -> nn.Module:
-        return model.to(_place(device), memory_format=layout)
+    def to_device(self, model: nn.Module, device: str, layout: str) -> nn.Module:
+        return model.to(_place(device), memory_format=_MEMORY_FORMATS[layout])
 
-    def to_layout(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
-        return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
+    def to_layout(self, tensor: Tensor, layout: str) -> Tensor:
+        return tensor.contiguous(memory_format=_MEMORY_FORMATS[layout]) if tensor.ndim == 4 else tensor
+
+    def compile(self, model: nn.Module) -> nn.Module:
+        return torch.compile(model)
 
     def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)

@@ -39,12 +39,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def tuning(device: str) -> str:
-    """The settings for speed on `device`, as text for users; "" if there are none."""
+def tuning(device: str, layout: str) -> str:
+    """The settings for speed on `device` with images in memory `layout`, as text for users; "" if there are none."""
     if device == "gpu":
         return precision.GPU_TUNING
     large = ", large pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
-    return f"channels last{large}, {torch.get_num_threads()} threads"
+    return f"{layout.replace('_', ' ')}{large}, {torch.get_num_threads()} threads"
 
 
 def be_fast(device: str) -> None:

@@ -29,9 +29,6 @@ Stepper: TypeAlias = Any
 Scaler: TypeAlias = Any
 """A framework's scaler of losses: it has `scale(loss)`, `step(optimizer)` and `update()`."""
 
-Layout: TypeAlias = Any
-"""A framework's order of the axes of images in memory."""
-
 Handle: TypeAlias = Any
 """What a framework returns for a hook: it has `remove()`."""
 
@@ -95,14 +92,20 @@ class Backend(Protocol):
     def make_model(self, network: Network, dtype: str) -> Module:
         """The module of `network` in `dtype`, float32 or float64, with arbitrary weights."""
 
-    def layout(self, dtype: str, device: str, amp: str) -> Layout:
-        """The memory layout of images with which training in `dtype` and mixed precision `amp` is fastest on `device`."""
+    def layout(self, dtype: str, device: str, amp: str) -> str:
+        """The memory layout of images, one of `parity.recipe.precision.LAYOUTS`, for `dtype`, `device` and mixed precision `amp`.
 
-    def to_device(self, model: Module, device: str, layout: Layout) -> Module:
+        It depends on the kind of processor only, and on no timing: the same command on the same machine gives the same bits.
+        """
+
+    def to_device(self, model: Module, device: str, layout: str) -> Module:
         """`model` on `device`, its kernels in `layout`."""
 
-    def to_layout(self, tensor: Tensor, layout: Layout) -> Tensor:
+    def to_layout(self, tensor: Tensor, layout: str) -> Tensor:
         """`tensor` in `layout` if it holds images [N,C,H,W], else `tensor` itself."""
+
+    def compile(self, model: Module) -> Module:
+        """`model` as the framework's compiler runs it; it keeps its parameters. `InputError` where none is used."""
 
     def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """The cross-entropy of class scores [N,classes] and labels [N], summed over the images.
@@ -153,7 +156,7 @@ class Backend(Protocol):
     def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
         """A context in which convolutions and linear layers compute in the precision `amp` of `parity.recipe.precision.PRECISIONS`.
 
-        Commands offer it on GPUs only: on a CPU that does not support it, layers compute in the model's dtype.
+        Commands offer it only where it is faster (`parity.recipe.precision.find_obstacle`). On a CPU, Paddle computes in the model's dtype.
         """
 
     def scaler(self, amp: str, device: str) -> Scaler:

@@ -98,6 +98,7 @@ def make_trainer(
     device: str = "cpu",
     process_group: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
+    layout: str | None = None,
 ) -> Trainer:
     """Make a `Trainer` in this process, on a `device` that `runtime.start` chose, in a `process_group` that the backend joined."""
-    return Trainer(make_backend(framework), network, settings, state, dtype, device, process_group, amp)
+    return Trainer(make_backend(framework), network, settings, state, dtype, device, process_group, amp, layout)

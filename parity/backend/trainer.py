@@ -19,7 +19,9 @@ from parity.weights.canonical_state import State
 class Trainer:
     """A model and its optimizer in the framework of `backend`, on one device. Arrays go in and come out as numpy.
 
-    `state` is a canonical state, or the seed of fresh weights. `InputError` if it does not fit the network, or `amp` the optimizer.
+    `state` is a canonical state, or the seed of fresh weights. In mixed precision `amp`, weights, running statistics, losses and
+    optimizer keep their `dtype`. `layout` is one of `parity.recipe.precision.LAYOUTS` (None: `Backend.layout`). `InputError` if the state
+    does not fit the network, or `amp` the optimizer.
     """
 
     def __init__(
@@ -32,10 +34,11 @@ class Trainer:
         device: str = "cpu",
         process_group: ProcessGroup = SINGLE_PROCESS,
         amp: str = "off",
+        layout: str | None = None,
     ) -> None:
         precision.check(amp, settings)
         self.backend, self.settings, self.dtype, self.device = backend, settings, dtype, device
-        self._layout = backend.layout(dtype, device, amp)
+        self._layout = layout or backend.layout(dtype, device, amp)
         self.model: Module = backend.to_device(model_state.build(backend, network, state, dtype), device, self._layout)
         self.process_group, self.amp, self.scaler = process_group, amp, backend.scaler(amp, device)
         overlaps = process_group.size > 1 and device in backend.OVERLAPPING
@@ -130,16 +133,16 @@ class Trainer:
         return cross_entropy.item(), wrong
 
     def predict(self, images: Array, record: dict[str, Array] | None = None) -> Array:
-        """The logits [N,classes] of inference. `record` receives the activations (`eval/LAYER`)."""
+        """The logits [N,classes] of inference, in mixed precision if training is. `record` receives the activations (`eval/LAYER`)."""
         self.model.eval()
 
         def watch(layer: str, output: Tensor) -> None:
             assert record is not None
             record[f"eval/{layer}"] = self.backend.to_numpy(output)
 
-        with self.backend.no_grad():
+        with self.backend.no_grad(), self.backend.autocast(self.amp, self.device):
             logits = self.model(self._images(images), None, None if record is None else watch)
-            return self.backend.to_numpy(logits)
+        return self.backend.to_numpy(logits)
 
     def l2_gradients(self, images: Array, masks: Mapping[str, Array], record: dict[str, Array] | None = None) -> float:
         """Compute the gradients of sum(logits ** 2) / 2 (TensorFlow's `l2_loss`) in training mode, without an update; return that value.
@@ -166,7 +169,7 @@ class Trainer:
         """
         backend, model, module = self.backend, self.model, getattr(self.model, layer)
         model.eval()
-        with backend.no_grad():
+        with backend.no_grad(), backend.autocast(self.amp, self.device):
             record = {f"eval/{layer}": backend.to_numpy(module(*map(self._images, inference)))}
         model.train()
         self._clear()
@@ -174,8 +177,9 @@ class Trainer:
         for leaf in leaves:
             backend.require_gradient(leaf, True)
         copies = [backend.times(leaf, 1.0) for leaf in leaves]  # a layer may change its input in place
-        output = module(*copies) if mask is None else module(*copies, self._tensor(mask))
-        output.backward(self._images(gradient))
+        with backend.autocast(self.amp, self.device):
+            output = module(*copies) if mask is None else module(*copies, self._tensor(mask))
+        backend.cast(output, self.dtype).backward(self._images(gradient))
         record[f"forward/{layer}"] = backend.to_numpy(output)
         record |= {f"backward/{layer}.{place}": backend.to_numpy(leaf.grad) for place, leaf in enumerate(leaves)}
         for name, tensor in self._tensors().items():

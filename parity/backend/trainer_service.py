@@ -20,6 +20,7 @@ from parity.backend.timing import Bench
 from parity.backend.trainer import Trainer
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.precision import DTYPES
 from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import State, initialise
 
@@ -44,10 +45,15 @@ class TrainerService(Service):
     def start(
         self, network: Network, settings: Optimizer, state: State, dtype: str = "float64", slow: bool = False
     ) -> None:
-        """Build the network with the weights `state` and a fresh optimizer. With `slow`, `state` also becomes the slow weights."""
+        """Build the network with the weights `state` and a fresh optimizer. With `slow`, `state` also becomes the slow weights.
+
+        `dtype` is float64, float32, or bfloat16: float32 with mixed precision.
+        """
         self._make_room()
         self._patches = []
-        self._trainer = make_trainer(self.framework, network, settings, state, dtype, self.device)
+        amp = next((amp for amp, name in DTYPES.items() if name == dtype), "off")
+        stored = dtype if amp == "off" else "float32"
+        self._trainer = make_trainer(self.framework, network, settings, state, stored, self.device, amp=amp)
         self._slow = state if slow else {}
 
     def fresh_weights(self, network: Network, seed: int) -> State:
@@ -61,10 +67,10 @@ class TrainerService(Service):
         Return the arrays that differ afterwards: as they were saved, and as they are now.
         """
         old, saved = self._trainer, self._trainer.state()
-        network, settings, dtype, patches = old.model.network, old.settings, old.dtype, self._patches
+        network, settings, how, patches = old.model.network, old.settings, (old.dtype, old.amp), self._patches
         del old, self._trainer
         self._patches = []
-        self._trainer = make_trainer(self.framework, network, settings, 0, dtype, self.device)
+        self._trainer = make_trainer(self.framework, network, settings, 0, how[0], self.device, amp=how[1])
         for place, *arguments in patches:
             self.patch(place, *arguments)
         self._trainer.load(saved, updates)
@@ -179,14 +185,28 @@ class TrainerService(Service):
         """Load a canonical state that was reached after `updates` updates."""
         self._trainer.load(state, updates)
 
-    def bench(self, network: Network, recipe: Recipe, images: Array, labels: Array, amp: str = "off") -> None:
+    def bench(
+        self,
+        network: Network,
+        recipe: Recipe,
+        images: Array,
+        labels: Array,
+        amp: str = "off",
+        layout: str | None = None,
+        compiled: bool = False,
+    ) -> None:
         """Prepare `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
 
-        From now on the framework is set for speed instead of exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
+        From now on the framework is set for speed instead of exactness. `amp` and `layout` are those of
+        `parity.backend.trainer.Trainer`. If `compiled`, the framework compiles what `bench_train` times.
         """
         self._runtime.be_fast(self.device)
         state = initialise(network, 0)
-        self._trainer = make_trainer(self.framework, network, recipe.optimizer, state, "float32", self.device, amp=amp)
+        self._trainer = make_trainer(
+            self.framework, network, recipe.optimizer, state, "float32", self.device, amp=amp, layout=layout
+        )
+        if compiled:
+            self._trainer.wrapped = make_backend(self.framework).compile(self._trainer.model)
         wait = partial(self._runtime.wait, self.device)
         self._timed = Bench(self._trainer, network, recipe, images, labels, wait)
 

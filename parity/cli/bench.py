@@ -20,6 +20,7 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
+from parity.benchmark.variants import CHOICES, Variant, choose_variants
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
 from parity.cli.command import (
@@ -42,7 +43,6 @@ from parity.cli.options import (
     report_option,
     threads_option,
 )
-from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError, suggest
 from parity.experiments.tables import conditions, counted
@@ -51,7 +51,6 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.progress import Console, bar
 from parity.recipe import presets
-from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
 from parity.report.plots import WHAT, speeds
 from parity.training.run_folder import check_writable
@@ -77,6 +76,7 @@ MOST_IMAGES = 5120
         "train",
         "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
         "train --against 'python scripts/baselines/plain_torch.py --data ~/.cache/vgg-parity/cifar10.safetensors'",
+        "train --frameworks torch --amp off,bf16 --layout channels_first,channels_last --compile off,on",
         "infer --batch-sizes 1,128",
         "accuracy --target 0.6 --epochs 3 --rounds 3",
     ),
@@ -107,17 +107,35 @@ MOST_IMAGES = 5120
 @data_dir_option
 @threads_option("CPU threads of every contestant")
 @device_option(automatic=False)
-@option("--amp", type=choice(PRECISIONS), default="off", help="mixed precision of training, on a GPU (default: off)")
+@option(
+    "--amp",
+    default="off",
+    metavar="LIST",
+    help=f"some of {','.join(CHOICES['amp'])}: mixed precision as in vgg-parity train; each is a contestant (default: off)",
+)
+@option(
+    "--layout",
+    default="auto",
+    metavar="LIST",
+    help=f"some of {','.join(CHOICES['layout'])}: memory layout in PyTorch; each is a contestant (default: auto, by the processor)",
+)
+@option(
+    "--compile",
+    default="off",
+    metavar="LIST",
+    help="off, on or both: training by PyTorch as it is, and compiled by torch.compile (default: off)",
+)
 @report_option("bench.json, bench.md and, except for accuracy, bench.png")
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Run a benchmark. Raise `Failed` where a contestant fails."""
     frameworks, sizes = _frameworks(options), _sizes(options)
+    variants = _variants(options, frameworks)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     result = {"command": command_line("bench", options), "started": datetime.now().isoformat(timespec="seconds")}
     accuracy = options.what == "accuracy"
-    result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, sizes)
+    result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, variants, sizes)
     text = bench_accuracy.markdown(result) if accuracy else markdown(result)
     for line in text.splitlines():
         console.say(line)
@@ -131,7 +149,9 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return result
 
 
-def _speeds(options: Options, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
+def _speeds(
+    options: Options, console: Console, frameworks: list[str], variants: dict[str, Variant], sizes: list[int]
+) -> dict[str, Any]:
     """Time training or inference. Return images per second of every contestant, and the conditions of the measurement."""
     network = articles.get_network(options.network or NETWORK)
     recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
@@ -141,11 +161,13 @@ def _speeds(options: Options, console: Console, frameworks: list[str], sizes: li
     console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load average before: {before}")
     with contextlib.ExitStack() as stack, failures():
         workers = {
-            name: stack.enter_context(_worker(options, name, threads)) for name in frameworks if name in FRAMEWORKS
+            name: stack.enter_context(_worker(options, variant.framework, threads))
+            for name, variant in variants.items()
         }
         versions = {name: worker.versions() for name, worker in workers.items()}
-        for worker in workers.values():
-            worker.bench(network, recipe, images, labels, options.amp)
+        for name, worker in workers.items():
+            chosen = variants[name]
+            worker.bench(network, recipe, images, labels, chosen.amp, chosen.layout, chosen.compiled)
         first: dict[str, float] = {}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
@@ -163,6 +185,8 @@ def _speeds(options: Options, console: Console, frameworks: list[str], sizes: li
         "threads": threads,
         "device": options.device,
         "amp": options.amp,
+        "layout": options.layout,
+        "compile": options.compile,
         "machine": machine.describe(),
         "load_before": before,
         "versions": versions,
@@ -184,15 +208,21 @@ def _frameworks(options: Options) -> list[str]:
         )
     if options.against and options.what == "infer":
         raise InputError("--against times training: leave it out of infer")
-    if options.amp != "off" and options.what != "train":
-        raise InputError("--amp is only for train: leave it out")
-    if options.amp != "off" and options.device == "cpu":
-        raise InputError(NO_AMP)
     if len(chosen) > len(set(chosen)):
         raise InputError(f"--frameworks names {max(chosen, key=chosen.count)} twice")
     if options.what == "infer" and "onnx" in chosen and not set(chosen) & set(FRAMEWORKS):
         raise InputError("--frameworks onnx needs paddle or torch as its reference: add one")
     return chosen
+
+
+def _variants(options: Options, frameworks: list[str]) -> dict[str, Variant]:
+    """Return the contestants of the frameworks by name. `InputError` for what a framework, or this benchmark, does not offer."""
+    lists = {flag: getattr(options, flag) for flag in CHOICES}
+    refused = {"accuracy": tuple(CHOICES), "infer": ("compile",)}.get(options.what, ())
+    for flag in refused:
+        if lists[flag] != CHOICES[flag][0]:
+            raise InputError(f"--{flag} is not for {options.what}: leave it out")
+    return choose_variants([name for name in frameworks if name in FRAMEWORKS], options.device, **lists)
 
 
 def _sizes(options: Options) -> list[int]:
@@ -244,7 +274,7 @@ def _train(options: Options, console: Console, workers: dict[str, Worker]) -> di
     """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs."""
     for worker in workers.values():
         worker.bench_train(WARM_UP, True)
-    reference = next(reversed(workers))
+    reference = _reference(workers)
     alone: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, False) for name, worker in workers.items()
     }
@@ -256,6 +286,11 @@ def _train(options: Options, console: Console, workers: dict[str, Worker]) -> di
         "compute only": _contest(alone, options.rounds, "compute only", reference),
         "end to end": _contest(whole, options.rounds, "end to end", reference),
     }
+
+
+def _reference(workers: Mapping[str, Worker]) -> str:
+    """Return the name of the contestant that is the reference: the first of PyTorch's, or else of all."""
+    return next((name for name in workers if name.startswith("torch")), next(iter(workers)))
 
 
 def _called(line: str, lines: list[str]) -> str:
@@ -293,7 +328,7 @@ def _infer(
         for turn in turns.values():
             turn()
         what = f"{size} image{'s' if size > 1 else ''} at a time"
-        found = _contest(turns, options.rounds, what, "torch" if "torch" in workers else next(iter(workers)))
+        found = _contest(turns, options.rounds, what, _reference(workers))
         memory = _memory({**workers, "onnx": runtime} if runtime else workers)
         tables[what] = found | {"peak_memory_bytes": memory}
     return tables
@@ -335,7 +370,7 @@ def markdown(result: dict[str, Any]) -> str:
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
-    versions = ", ".join(f"{name} {found[name]}" for name, found in result["versions"].items())
+    versions = ", ".join(f"{name} {found[name.split()[0]]}" for name, found in result["versions"].items())
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
     batch = f", batches of {counted(result['batch_size'], 'image')}" if result["what"] == "train" else ""
@@ -346,6 +381,8 @@ def markdown(result: dict[str, Any]) -> str:
         "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
         "Versions": versions,
         "Peak memory of the processes": memory,
-        "Mixed precision (GPU speed is unmeasured so far)": "" if result["device"] == "cpu" else result["amp"],
+        "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
+        "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],
+        "Compiled": "" if result.get("compile", "off") == "off" else result["compile"],
     }
     return "\n".join([*lines, *conditions(facts, result["command"])]) + "\n"

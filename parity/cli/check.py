@@ -48,6 +48,7 @@ from parity.network.network import Network
 from parity.onnx.comparison import MANY, compare_through_onnx
 from parity.progress import Console, Phases
 from parity.recipe import presets
+from parity.recipe.precision import DTYPES, NONE_ON_CPUS
 from parity.recipe.recipe import Augmentation, Recipe, changed
 from parity.report.kept_results import read_results, write_results
 from parity.selftest.changes import perturbed
@@ -72,6 +73,7 @@ HUGE = 50_000_000
         "--network vgg_mini --recipe adam --steps 20 --report report",
         "--network all --stages forward,backward,update",
         "--network vgg_mini --perturb conv3_1:weight:1e-6",
+        "--network vgg_mini --dtype bfloat16   (a step of mixed precision, as train --amp bf16)",
         "--network my_network.json --isolate",
         "--paddle-python paddle3/bin/python   (a Paddle from another environment)",
         "--against-paddle paddle3/bin/python   (two versions of Paddle)",
@@ -90,6 +92,7 @@ HUGE = 50_000_000
     None,
     f"default: {STEPS}; {FEW_STEPS} for more than {HUGE // 10**6} million weights",
     f"default: 1; 3 beyond {SHORT} steps or in float32; 0 for more than {HUGE // 10**6} million weights",
+    ("bfloat16",),
 )
 @option(
     "--batch-size",
@@ -333,6 +336,9 @@ def _one(
 
     phases.begin(f"{check.network.name}, step 1")
     outcome = run_check(check, workers, plant, isolated=options.isolate, say=say, onnx=compare_through_onnx)
+    for name in lanes if check.dtype in DTYPES.values() and options.device == "cpu" else ():
+        if said := NONE_ON_CPUS.get(name.split()[0]):
+            outcome.explained.append(f"{said}; here it computes in float32")
     say_stages(outcome, console)
     for sentence in outcome.explained:
         console.say(f"  {sentence}")

@@ -60,7 +60,7 @@ trained = together(
         metavar="N",
         help=f"fresh models of each side in the stage init (default: {FRESH_SEEDS})",
     ),
-    comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3", HALVES),
+    comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3", HALVES, chosen=True),
     option(
         "--loss",
         type=choice(tuple(LOSSES)),

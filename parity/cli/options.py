@@ -107,17 +107,19 @@ def stages_option(names: Iterable[str], *more: str) -> Decorator[Any]:
     )
 
 
-def comparison_options(steps: int | None, usual: str, twins: str, halves: Sequence[str] = ()) -> Decorator[Any]:
+def comparison_options(
+    steps: int | None, usual: str, twins: str, halves: Sequence[str], chosen: bool = False
+) -> Decorator[Any]:
     """Return the options of every comparison that trains. `usual` and `twins` describe the default numbers of steps and one-ULP twins.
 
-    `halves` are the dtypes beside float64 and float32; with them, models choose the default, None.
+    `halves` are the dtypes beside float64 and float32. If `chosen` by the models, the default is None.
     """
-    default = "float64; bfloat16 or float16 if both models are" if halves else "float64"
+    default = "float64; bfloat16 or float16 if both models are" if chosen else "float64"
     return together(
         option(
             "--dtype",
             type=choice(("float64", "float32", *halves)),
-            default=None if halves else "float64",
+            default=None if chosen else "float64",
             help="float64 (meant for the CPU) has the strictest tolerances; other dtypes take their tolerances from one-ULP twins "
             f"(default: {default})",
         ),

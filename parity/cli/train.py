@@ -21,11 +21,11 @@ import numpy as np
 from parity import data, machine
 from parity.backend import distributed
 from parity.backend.registry import FRAMEWORKS, implementation, installed, make_backend, make_trainer
+from parity.backend.timing import time_steps
 from parity.cli.command import Failed, Interrupted, Options, choice, command, option
 from parity.cli.train_options import (
     CPU_NETWORK,
     GPU_NETWORK,
-    NO_AMP,
     RECIPE,
     check_flags,
     command_to_resume,
@@ -39,6 +39,7 @@ from parity.network.network import Network
 from parity.process_group import LOST, SINGLE_PROCESS, ProcessGroup, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import presets
+from parity.recipe.precision import AUTO, GAIN, Arithmetic, check_device, find_obstacle
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.report import plots
 from parity.training.compatibility import check_compatible, make_compatible
@@ -49,6 +50,9 @@ from parity.training.run_folder import Follower, Position, RunFolder, check_free
 from parity.version import __version__
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State, initialise
+
+TIMED = 4 * 10**10
+"""Multiply-adds, forward, of a step that --amp auto times: 128 images of VGG16 at 32 by 32."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
     started = time.perf_counter()
     console.silent = not process_group.leads
     with _told_once(process_group):
-        check_flags(options, process_group)
+        check_flags(framework, options, process_group)
     if options.eval_only:
         return _evaluate_only(framework, options, process_group, console)
     lost = f"failed: {LOST}, and the training has not begun; see the output of that process for the cause"
@@ -143,6 +147,7 @@ def _prepare(framework: str, options: Options, process_group: ProcessGroup, cons
         said = {
             "folder": str(job.run.folder),
             "experiment": job.run.experiment.to_json(),
+            "arithmetic": json.dumps(dataclasses.asdict(job.run.arithmetic)),
             "position": json.dumps(dataclasses.asdict(job.position)),
         }
         distributed.from_first(make_backend(framework), canonical_state.encode(job.state, said), job.device)
@@ -154,7 +159,8 @@ def _follow(framework: str, options: Options, process_group: ProcessGroup, conso
     runtime, device = _start(framework, options, process_group)
     message = distributed.from_first(make_backend(framework), b"", device)
     state, said = canonical_state.decode(message, "the message of rank 0")
-    run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]))
+    arithmetic = Arithmetic(**json.loads(said["arithmetic"]))
+    run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]), arithmetic)
     return _Job(run, _data_of(run, options, console), state, Position(**json.loads(said["position"])), runtime, device)
 
 
@@ -169,8 +175,8 @@ def _train(
         v2_tar.names(experiment.network)  # raises `InputError` now, not after the first epoch
         run.saves_v2_tar = True
     start = {name: job.state[name] for name in experiment.network.parameters}
-    settings, amp = experiment.recipe.optimizer, options.amp or "off"
-    trainer = make_trainer(framework, experiment.network, settings, start, "float32", job.device, process_group, amp)
+    settings, how = experiment.recipe.optimizer, dataclasses.astuple(run.arithmetic)
+    trainer = make_trainer(framework, experiment.network, settings, start, "float32", job.device, process_group, *how)
     if job.state.keys() != start.keys():
         trainer.load(job.state, position.update)
     try:
@@ -194,8 +200,8 @@ def _start(framework: str, options: Options, process_group: ProcessGroup) -> tup
     threads = _threads(options, process_group)
     runtime = implementation(framework, "runtime", threads)
     device = runtime.start(options.device, threads)
-    if options.amp not in (None, "off") and device == "cpu":
-        raise InputError(NO_AMP)
+    if options.amp != AUTO:
+        check_device(options.amp or "off", framework, device)
     if process_group.size > 1:
         make_backend(framework).join(process_group, device)
     return runtime, device
@@ -230,6 +236,7 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     names = () if dataset.name in data.CLASSES else dataset.classes
     limits = (options.train_limit, options.test_limit)
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
+    arithmetic, why = _choose_arithmetic(framework, options, network, recipe, device, process_group)
     context = {
         "framework": framework,
         "versions": runtime.versions()
@@ -238,20 +245,21 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
         "device": device,
         "threads": _threads(options, process_group),
         "processes": process_group.size,
-        "amp": options.amp or "off",
         "command": " ".join(sys.argv),
     }
     run = (
-        RunFolder.create(options.output, experiment, context)
+        RunFolder.create(options.output, experiment, context, arithmetic)
         if options.output
-        else RunFolder.create_new(Path("runs"), title, experiment, context)
+        else RunFolder.create_new(Path("runs"), title, experiment, context, arithmetic)
     )
     processes = f" in {process_group.size} processes" if process_group.size > 1 else ""
     console.say(
         f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {run.folder}"
     )
-    if tuned := runtime.tuning(device):
+    if tuned := runtime.tuning(device, arithmetic.layout):
         console.say(f"For speed: {tuned} (docs/performance.md)")
+    if why:
+        console.say(f"Mixed precision: {arithmetic.amp}{why}")
     console.say(reason)
     console.say(
         f"Network: {network.name}, {network.trainable_count:,} parameters"
@@ -287,16 +295,47 @@ def _article(framework: str, count: int = 64) -> str:
     """
     network, recipe = articles.get_network(GPU_NETWORK), presets.get_recipe("article")
     trainer = make_trainer(framework, network, recipe.optimizer, 0)
-    images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
-    for _ in range(2):  # the first one allocates and compiles
-        started = time.perf_counter()
-        trainer.step(images, labels, {}, 0.0, recipe.batch_size)
-    speed = count / (time.perf_counter() - started)
+    speed = count / time_steps({"": trainer}, network, count, 1)[""]
     total = recipe.epochs * 50_000 / speed
     again = command_to_train(framework, SINGLE_PROCESS)
     return (
         f"The article's run (--network {network.name} --recipe article, {count_epochs(recipe.epochs)}) would take about "
         f"{duration(total)} here ({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
+    )
+
+
+def _choose_arithmetic(
+    framework: str, options: Options, network: Network, recipe: Recipe, device: str, process_group: ProcessGroup
+) -> tuple[Arithmetic, str]:
+    """Return mixed precision and memory layout of a new run, and why the precision is as it is; "" if nothing is to be said."""
+    amp, why = options.amp or "off", ""
+    if amp == AUTO:
+        amp, why = _choose_amp(framework, network, recipe, device, process_group)
+    elif amp == "bf16":
+        why = "; weights, running statistics, losses and optimizer are in float32"
+    elif options.amp is None and device == "cpu" and not find_obstacle("bf16", framework, device):
+        why = f"; this CPU multiplies in bfloat16: --amp {AUTO} uses it if a step is at least {GAIN} times as fast"
+    return Arithmetic(amp, options.layout or make_backend(framework).layout("float32", device, amp)), why
+
+
+def _choose_amp(
+    framework: str, network: Network, recipe: Recipe, device: str, process_group: ProcessGroup
+) -> tuple[str, str]:
+    """Return bf16 if a step of this process is `GAIN` times as fast as in float32, else off; and why.
+
+    The step has a batch of this process, or fewer images if it took long.
+    """
+    if obstacle := find_obstacle("bf16", framework, device):
+        return "off", f" (--amp {AUTO}): {obstacle}"
+    count = max(2, min(recipe.batch_size // process_group.size, TIMED // max(1, network.multiply_adds)))
+    settings = recipe.optimizer
+    trainers = {amp: make_trainer(framework, network, settings, 0, device=device, amp=amp) for amp in ("off", "bf16")}
+    seconds = time_steps(trainers, network, count, 3)
+    ratio = seconds["off"] / seconds["bf16"]
+    return (
+        "bf16" if ratio >= GAIN else "off",
+        f" (--amp {AUTO}): a step of {count} images takes {seconds['bf16']:.3g} s in bf16 and {seconds['off']:.3g} s in float32, "
+        f"{ratio:.2f} times as fast, {'at least' if ratio >= GAIN else 'less than'} {GAIN}",
     )
 
 
@@ -317,12 +356,18 @@ def _resume(framework: str, options: Options, process_group: ProcessGroup, conso
     check_compatible(run.experiment.network, dataset, run.experiment.recipe, process_group)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, process_group)
+    if obstacle := find_obstacle(run.arithmetic.amp, framework, device):
+        raise InputError(
+            f"{run.folder} is trained with --amp {run.arithmetic.amp}, and {obstacle}; resume it where that works"
+        )
     if options.epochs and options.epochs > planned:
         run.lengthen(options.epochs)
         console.say(describe_longer(run.experiment.recipe, planned, position, len(dataset.train_labels)))
     experiment = run.experiment
     place = describe_position(experiment.recipe, position, experiment.batches(len(dataset.train_labels)))
     console.say(f"Resuming {run.folder} with {FRAMEWORKS[framework]} {place}")
+    if run.arithmetic.amp != "off":
+        console.say(f"Mixed precision: {run.arithmetic.amp}, as this run began")
     return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
 
 
@@ -363,7 +408,8 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     check_compatible(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, process_group)
-    trainer = make_trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
+    settings, amp = (recipe or presets.get_recipe(RECIPE)).optimizer, options.amp or "off"
+    trainer = make_trainer(framework, network, settings, state, device=device, amp=amp)
     started = time.perf_counter()
     try:
         cost, accuracy = evaluate(trainer, dataset, recipe.preprocessing if recipe else Preprocessing())

@@ -20,7 +20,7 @@ from parity.cli.options import (
 from parity.errors import InputError
 from parity.network.initialisers import float32
 from parity.process_group import ProcessGroup
-from parity.recipe.precision import PRECISIONS
+from parity.recipe.precision import AUTO, GAIN, LAYOUTS, PRECISIONS, check_device, check_layout
 from parity.report import plots
 from parity.training.run_folder import RunFolder
 
@@ -37,6 +37,8 @@ FIXED_ON_RESUME = (
     "train_limit",
     "test_limit",
     "scale_jitter",
+    "amp",
+    "layout",
     "output",
     "eval_only",
 )
@@ -50,15 +52,12 @@ TRAINING_ONLY = (
     "output",
     "tensorboard",
     "save_v2_tar",
-    "amp",
+    "layout",
 )
 """Flags that --eval-only refuses."""
 
-KEPT_ON_RESUME = ("data_dir", "device", "threads", "amp", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
+KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
 """Flags that config.json does not hold: the resume command repeats them."""
-
-
-NO_AMP = "--amp needs a GPU: leave it out"
 
 
 def scales(text: str) -> tuple[int, int]:
@@ -119,8 +118,14 @@ train_options = together(
     threads_option("CPU threads of each process; processes share the cores"),
     option(
         "--amp",
-        type=choice(PRECISIONS),
-        help="mixed precision on a GPU, unmeasured; a resumed fp16 run starts again at the first loss scale (default: off)",
+        type=choice((*PRECISIONS, AUTO)),
+        help="mixed precision: bf16 on a GPU or, in PyTorch, on a CPU with AVX512-BF16 or AMX; fp16 on a GPU, where a resumed run starts "
+        f"again at the first loss scale; auto takes bf16 if a timed step is {GAIN} times as fast; unmeasured on GPUs (default: off)",
+    ),
+    option(
+        "--layout",
+        type=choice(LAYOUTS),
+        help="order of the axes of images in memory, in PyTorch (default: by the kind of processor)",
     ),
     option("--output", type=PATH, metavar="DIR", help="run folder (default: a new one under runs/)"),
     option("--resume", type=PATH, metavar="RUN", help="resume the run in this folder"),
@@ -146,8 +151,8 @@ train_options = together(
 )
 
 
-def check_flags(options: Options, process_group: ProcessGroup) -> None:
-    """Raise `InputError` for flags that exclude each other, or that need what this machine does not have."""
+def check_flags(framework: str, options: Options, process_group: ProcessGroup) -> None:
+    """Raise `InputError` for flags that exclude each other, or that need what `framework` or this machine does not have."""
     modes = {
         "resume": (FIXED_ON_RESUME, "the run's config.json sets it"),
         "eval_only": (TRAINING_ONLY, "that only tests"),
@@ -158,8 +163,11 @@ def check_flags(options: Options, process_group: ProcessGroup) -> None:
                 raise InputError(f"{flag(name)} cannot be given with {flag(mode)}: {why}")
     if options.eval_only and process_group.size > 1:
         raise InputError("--eval-only runs in one process: start it without a launcher")
-    if options.amp not in (None, "off") and options.device == "cpu":
-        raise InputError(NO_AMP)
+    if options.eval_only and options.amp == AUTO:
+        raise InputError(f"--amp {AUTO} times training: name the precision of --eval-only")
+    if options.amp != AUTO:
+        check_device(options.amp or "off", framework, options.device)
+    check_layout(options.layout, framework)
     if options.tensorboard:
         plots.check_tensorboard()
 

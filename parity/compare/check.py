@@ -20,17 +20,22 @@ from parity.compare.default_inputs import (
 from parity.compare.outcome import Outcome
 from parity.compare.program import layer_of
 from parity.compare.relative_error import Difference
-from parity.compare.step_inputs import RunInputs, make_run_inputs
+from parity.compare.step_inputs import RunInputs, make_run_inputs, stored_dtype
 from parity.compare.training_source import TrainingSource
 from parity.compare.verdicts import PHASES, STAGES
 from parity.data import Dataset
+from parity.errors import InputError
 from parity.network.network import Network
+from parity.recipe.precision import DTYPES
 from parity.recipe.recipe import Recipe
 from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State
 
 SHORT = 10
 """Up to this many steps one twin is enough: no twin has been seen to diverge chaotically."""
+
+MANY_DIGITS = ("trajectory", "onnx")
+"""Stages that mixed precision does not have: updates part chaotically after one step, and files hold float32 networks."""
 
 Plant = Callable[[RunInputs], RunInputs]
 """Changes the inputs of one side: a perturbation that a user asks for, or a planted fault."""
@@ -63,7 +68,7 @@ class Check(ShortRepr):
 
     @property
     def length(self) -> int:
-        """The number of steps to run: one without the stage trajectory."""
+        """The number of steps to run: one without the stage trajectory, which mixed precision does not have."""
         return self.steps if "trajectory" in self.stages else 1
 
     def run_inputs(self, dtype: str | None = None) -> RunInputs:
@@ -73,7 +78,8 @@ class Check(ShortRepr):
         made = replace(made, resumed=self.resumed)
         if self.state is None:
             return made
-        return replace(made, state={name: array.astype(made.dtype) for name, array in self.state.items()})
+        stored = stored_dtype(made.dtype)
+        return replace(made, state={name: array.astype(stored) for name, array in self.state.items()})
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,8 +147,10 @@ def run_check(
 
     given = SideInputs(check, (reference, candidate), plant, common, planted)
     asked, inputs_of = given.asked(check.dtype), given.by_side(check.dtype)
-    exact = given.by_side("float64")[reference] if check.dtype == "float32" else None
-    source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact, asked)
+    exact = given.by_side("float64")[reference] if check.dtype != "float64" else None
+    # In mixed precision, one step is compared with float64, and no weights of later steps.
+    steps = check.length if check.phases and check.dtype not in DTYPES.values() else 0
+    source = TrainingSource(workers, inputs_of, steps, check.phases, exact, asked)
     more = onnx(given, workers, outcome.explained.append) if onnx and "onnx" in check.stages else ()
 
     def with_layer(difference: Difference) -> tuple[Difference, str]:
@@ -156,8 +164,10 @@ def run_check(
 def usual_twins(steps: int, dtype: str = "float64") -> int:
     """Return the default number of one-ULP twins for a run of `steps` steps.
 
-    In float32 twins diverge within a few steps, some farther than others.
+    In float32 twins diverge within a few steps, some farther than others. In mixed precision, both sides are their own twins.
     """
+    if dtype in DTYPES.values():
+        return 0
     return 1 if steps <= SHORT and (dtype == "float64" or steps < 2) else 3
 
 
@@ -179,6 +189,12 @@ def plan_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool =
     if not plain:
         recipe, added = add_what_is_missing(recipe)
     check = Check(network, recipe, dataset, **fields)
+    if check.dtype in DTYPES.values():
+        check = replace(check, stages=tuple(stage for stage in check.stages if stage not in MANY_DIGITS))
+        if not check.stages:
+            raise InputError(
+                f"{check.dtype} has no stage {' or '.join(MANY_DIGITS)}: leave out --stages, or pass --dtype float64"
+            )
     few = min(count_images(check.length, recipe.batch_size), len(dataset.train_labels))
     check = replace(check, dataset=dataset.limit(few, 1), recipe=squeeze_schedule(recipe, check.length))
     if plain:

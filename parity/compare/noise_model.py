@@ -43,7 +43,8 @@ def rounded_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
     crossed = (Crossed(), Crossed())
     for name, tensor in own.items():
         for side, array in enumerate(tensor.sides):
-            allowed = noise[name][side], crossed[side].part(tensor, array) * tensor.share, tensor.summed
+            own_noise = noise[name][side] * relative_size(tensor.exact, array)
+            allowed = own_noise, crossed[side].part(tensor, array) * tensor.share, tensor.summed
             if tensor.zero is not None:
                 bound = rounded_zero_tolerance(source.dtype, noise[name][side])
                 yield tensor, side, Difference(name, tensor.zero[side], bound)
@@ -52,6 +53,15 @@ def rounded_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
                 yield tensor, side, Difference(name, distance(tensor.exact, array), bound)
             elif side:  # copied, not computed: the same bits on both sides
                 yield tensor, side, Difference(name, distance(*tensor.sides), 0.0)
+
+
+def relative_size(exact: Array | None, own: Array | None) -> float:
+    """Return the norm of `own` over that of `exact`, by which noise relative to `own` becomes relative to `exact`, as errors are.
+
+    The two differ much only where rounding is as large as the tensor, as in gradients of deep networks in bfloat16.
+    """
+    sizes = [0.0 if array is None else norm(array) for array in (own, exact)]
+    return sizes[0] / sizes[1] if all(0 < size < math.inf for size in sizes) else 1.0
 
 
 class Crossed:

@@ -15,6 +15,7 @@ from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
 from parity.data.random_streams import masks
 from parity.network.network import Network
+from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.short_repr import ShortRepr
@@ -54,6 +55,7 @@ After = Callable[[State, State, StepInput], State]
 class RunInputs(ShortRepr):
     """The inputs of one side of a run; `make_run_inputs` makes the right ones.
 
+    - `dtype` is float64, float32 or bfloat16: mixed precision, whose weights and images are in float32.
     - `state` is the starting state, and `seed` the seed of the `fresh` weights.
     - `epoch(e)` yields the batches of an epoch, and `pixels` preprocesses them.
     - `masks(update, count)` draws dropout masks.
@@ -99,6 +101,11 @@ class RunInputs(ShortRepr):
             previous = rate
 
 
+def stored_dtype(dtype: str) -> str:
+    """Return the dtype of the arrays of a run in `dtype`: mixed precision keeps them in float32."""
+    return "float32" if dtype in precision.DTYPES.values() else dtype
+
+
 def make_run_inputs(
     network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
 ) -> RunInputs:
@@ -106,7 +113,7 @@ def make_run_inputs(
 
     `total` is the number of samples of the run, for the schedule (None: the recipe's epochs).
     """
-    images, labels = dataset.train_images, dataset.train_labels
+    images, labels, stored = dataset.train_images, dataset.train_labels, stored_dtype(dtype)
     batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
     whole = total or recipe.epochs * len(labels)
 
@@ -118,9 +125,9 @@ def make_run_inputs(
         network=network,
         optimizer=recipe.optimizer,
         dtype=dtype,
-        state={name: array.astype(dtype) for name, array in initialise(network, seed).items()},
+        state={name: array.astype(stored) for name, array in initialise(network, seed).items()},
         epoch=lambda number: dithered(batches, seed, number),
-        pixels=lambda pixels: preprocess(pixels, recipe.preprocessing, dtype),
+        pixels=lambda pixels: preprocess(pixels, recipe.preprocessing, stored),
         masks=lambda update, count: masks(seed, update, range(count), network.dropouts),
         rate=lambda samples: recipe.rate(samples, whole),
         divisor=recipe.loss_divisor,
@@ -137,10 +144,10 @@ def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
 
 
 def make_twin(original: RunInputs, seed: int = 0, inputs: bool = False) -> RunInputs:
-    """Return the same run inputs with every weight moved by one unit in the last place; with `inputs`, every pixel too."""
+    """Return the same run inputs with every weight moved by one unit in the last place of their dtype; with `inputs`, every pixel too."""
 
     def pixels(images: Array) -> Array:
-        return move_one_ulp({"images": original.pixels(images)}, seed)["images"]
+        return move_one_ulp({"images": original.pixels(images)}, seed, original.dtype)["images"]
 
-    moved = replace(original, state=move_one_ulp(original.state, seed))
+    moved = replace(original, state=move_one_ulp(original.state, seed, original.dtype))
     return replace(moved, pixels=pixels) if inputs else moved

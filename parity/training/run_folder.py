@@ -24,6 +24,7 @@ from parity.files import atomic
 from parity.files.digest import name_unverified
 from parity.files.strict_json import from_fields, parse_json
 from parity.network.network import Network
+from parity.recipe.precision import FLOAT32, Arithmetic
 from parity.recipe.recipe import Experiment
 from parity.training.metrics import parse_line
 from parity.training.run_lock import RunLock, lock_run
@@ -81,10 +82,10 @@ _UNFINISHED = re.compile(
 
 
 class RunFolder:
-    """The folder of one run of `experiment`."""
+    """The folder of one run of `experiment` in `arithmetic`."""
 
-    def __init__(self, folder: Path, experiment: Experiment) -> None:
-        self.folder, self.experiment = folder, experiment
+    def __init__(self, folder: Path, experiment: Experiment, arithmetic: Arithmetic = FLOAT32) -> None:
+        self.folder, self.experiment, self.arithmetic = folder, experiment, arithmetic
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
@@ -92,19 +93,23 @@ class RunFolder:
         self._locks: list[RunLock] = []
 
     @staticmethod
-    def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
+    def create(
+        folder: Path, experiment: Experiment, context: dict[str, Any], arithmetic: Arithmetic = FLOAT32
+    ) -> RunFolder:
         """Make a new run. `context` (framework, versions, machine, command) is written to config.json.
 
         `InputError` if the folder is taken. If several processes start with one folder at the same time, one of them makes the run.
         """
         check_free(folder)
-        config = {"experiment": json.loads(experiment.to_json())} | context
-        run = RunFolder(folder, experiment)
+        config = {"experiment": json.loads(experiment.to_json())} | context | dataclasses.asdict(arithmetic)
+        run = RunFolder(folder, experiment, arithmetic)
         run._locks = [_publish(folder / "config.json", _config_bytes(config))]
         return run
 
     @staticmethod
-    def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
+    def create_new(
+        parent: Path, name: str, experiment: Experiment, context: dict[str, Any], arithmetic: Arithmetic = FLOAT32
+    ) -> RunFolder:
         """Make a new run in the folder `name` in `parent`; if that exists, in `name-2`, `name-3` and so on."""
         folder, number = parent / name, 1
         try:
@@ -114,7 +119,7 @@ class RunFolder:
                 folder = parent / f"{name}-{number}"
         except OSError as error:
             raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --output") from None
-        return RunFolder.create(folder, experiment, context)
+        return RunFolder.create(folder, experiment, context, arithmetic)
 
     @staticmethod
     def open(folder: Path) -> RunFolder:
@@ -126,8 +131,10 @@ class RunFolder:
                 f"{folder} is not a run folder: it has no readable config.json; give the folder that a run was written to"
             ) from None
         with about(folder / "config.json", "mend it, or start a new run"):
-            experiment = parse_json(text, "run").get("experiment")
-            return RunFolder(folder, Experiment.from_json(json.dumps(experiment)))
+            config = parse_json(text, "run")
+            experiment = Experiment.from_json(json.dumps(config.get("experiment")))
+            known = {field.name: config[field.name] for field in dataclasses.fields(Arithmetic) if field.name in config}
+            return RunFolder(folder, experiment, Arithmetic(**known))
 
     def lengthen(self, epochs: int) -> None:
         """Write `epochs`, the new number of epochs, into config.json, atomically. The run must be locked (`restore`).

@@ -51,6 +51,28 @@ def test_a_step_in_mixed_precision_differs_by_its_rounding_and_keeps_float32_wei
     assert (found > EPS[amp] / 10) == (framework == "torch")  # Paddle has none on the CPU
 
 
+@pytest.mark.filterwarnings("ignore:amp_guard", "ignore:AmpScaler")
+def test_bf16_rounds_inference_and_keeps_statistics_losses_and_slots_in_float32(framework: str) -> None:
+    network, settings = articles.get_network("vgg_mini@0.0625"), presets.get_recipe("adam").optimizer
+    trainers = [make_trainer(framework, network, settings, 0, amp=amp) for amp in ("off", "bf16")]
+    records: list[dict[str, np.ndarray]] = [{}, {}]
+    for trainer, record in zip(trainers, records, strict=True):
+        trainer.step(IMAGES, LABELS, {}, 0.001, 16, record)
+    plain, half = (trainer.state() for trainer in trainers)
+    assert {array.dtype for array in half.values()} == {np.dtype(np.float32)}
+    bits = {name: array.view(np.uint32) & 0xFFFF for name, array in half.items()}
+    wide = framework == "paddle"  # it has none on the CPU
+    assert all(found.any() for name, found in bits.items() if name.endswith((".mean", ".variance", ".weight")))
+    assert np.any(records[1]["loss"].view(np.uint32) & 0xFFFF) and records[1]["loss"].dtype == np.float32
+    assert np.any(records[1]["forward/conv1_1"].view(np.uint32) & 0xFFFF) == wide
+    scores = [trainer.predict(IMAGES) for trainer in trainers]
+    assert scores[1].dtype == np.float32 and np.any(scores[1].view(np.uint32) & 0xFFFF) == wide
+    statistics = [name for name in network.parameters if name.endswith(".variance")]
+    errors = [np.linalg.norm(plain[name] - half[name]) / np.linalg.norm(plain[name]) for name in statistics]
+    assert max(errors) <= 2 * len(network.layers) * EPS["bf16"]
+    assert (min(errors) > 0) != wide
+
+
 def test_an_overflowing_step_in_fp16_is_skipped_and_halves_the_scale() -> None:
     trainer = side("torch", "fp16")
     scaler, before = trainer.scaler, trainer.state()

@@ -123,6 +123,7 @@ VALUES = {
     "tensorboard": "",
     "save_v2_tar": "",
     "amp": "off",
+    "layout": "channels_last",
 }
 PAIRS = [("--resume", name) for name in FIXED_ON_RESUME] + [("--eval-only", name) for name in TRAINING_ONLY]
 

@@ -15,9 +15,10 @@ from PIL import Image
 
 from helpers.paths import ROOT
 from helpers.scripts import script_main
-from parity import data
+from parity import data, machine
 from parity.backend.timing import Bench
 from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, time_program
+from parity.benchmark.variants import Variant, choose_variants
 from parity.cli import bench_accuracy
 from parity.cli.bench import markdown
 from parity.errors import InputError
@@ -166,6 +167,35 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
     assert all(size > 50e6 for size in result["peak_memory_bytes"].values())
 
 
+def test_variants_of_a_framework_are_contestants_of_one_benchmark(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: True)
+    line = ["train", "--network", NET.name, "--data", "shapes10", "--batch-size", "8", "--rounds", "2", "--steps", "1"]
+    lists = ["--frameworks", "torch", "--amp", "off,bf16", "--layout", "channels_first,channels_last"]
+    assert main([*line, *lists, "--threads", "1", "--json"]) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    names = [f"torch {amp} {layout}" for amp in ("float32", "bf16") for layout in ("channels_first", "channels_last")]
+    for table in result["tables"].values():
+        assert list(table["speeds"]) == names and table["reference"] == names[0]
+        assert set(table["ratios"]) == set(names[1:])
+    assert (result["amp"], result["layout"]) == ("off,bf16", "channels_first,channels_last")
+    assert "Mixed precision: off,bf16" in said.err and "Memory layout: channels_first,channels_last" in said.err
+
+
+def test_names_of_variants_hold_what_differs() -> None:
+    lists = {"amp": "off", "layout": "auto", "compile": "off,on"}
+    assert choose_variants(["torch"], "cpu", **lists) == {
+        "torch": Variant("torch"),
+        "torch compiled": Variant("torch", compiled=True),
+    }
+    assert list(choose_variants(["paddle", "torch"], "cpu", **lists | {"compile": "off"})) == ["paddle", "torch"]
+    both = choose_variants(["torch"], "gpu", **lists | {"amp": "bf16,off", "layout": "channels_last"})
+    assert both["torch bf16 compiled"] == Variant("torch", "bf16", "channels_last", compiled=True)
+    assert list(both) == ["torch bf16", "torch bf16 compiled", "torch float32", "torch float32 compiled"]
+
+
 def test_the_report_is_the_result(trained: tuple[dict[str, Any], Path]) -> None:
     result, folder = trained
     assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md", "bench.png"]
@@ -265,8 +295,19 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
         (("infer", "--frameworks", "torch,torch"), "names torch twice"),
         (("infer", "--against", "true"), "--against times training"),
         (("infer", "--batch-sizes", "1,many"), "give whole numbers such as 1,128"),
-        (("train", "--amp", "bf16"), "--amp needs a GPU: leave it out"),
-        (("infer", "--amp", "bf16", "--device", "gpu"), "--amp is only for train: leave it out"),
+        (
+            ("train", "--amp", "bf16"),
+            "Paddle has no mixed precision on CPUs: its auto_cast does nothing there; leave --amp",
+        ),
+        (
+            ("train", "--amp", "off,bf15", "--frameworks", "torch"),
+            "--amp: 'bf15' is not one of off, bf16, fp16; did you",
+        ),
+        (("train", "--amp", "fp16", "--frameworks", "torch"), "--amp fp16: fp16 needs a GPU; leave --amp out"),
+        (("train", "--layout", "channels_last"), "--layout channels_last: Paddle computes with channels_first only"),
+        (("train", "--compile", "on"), "--compile on: only PyTorch compiles here; choose --frameworks torch"),
+        (("infer", "--compile", "on", "--frameworks", "torch"), "--compile is not for infer: leave it out"),
+        (("accuracy", "--amp", "bf16"), "--amp is not for accuracy: leave it out"),
         (("train", "--device", "gpu", "--frameworks", "torch"), "finds no GPU here"),
         (("train", "--network", "vgg99"), "unknown network 'vgg99'"),
         (("train", "--batch-size", "9999"), "--batch-size is at most"),

@@ -1,4 +1,4 @@
-"""Training in several processes refuses batches that they cannot share, and mixed precision on a CPU."""
+"""Training in several processes refuses batches that they cannot share."""
 
 from __future__ import annotations
 
@@ -39,8 +39,3 @@ def test_a_test_of_a_checkpoint_by_several_processes_is_refused(
     for name, value in LAUNCHED[framework].items():
         monkeypatch.setenv(name, {"3": "0", "1": "0"}.get(value, value))
     assert "runs in one process" in training_refusal("--eval-only", "run")
-
-
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_mixed_precision_on_the_cpu_is_refused(training_refusal: Refused, amp: str) -> None:
-    assert training_refusal("--amp", amp, "--device", "cpu", "--out", "new") == "--amp needs a GPU: leave it out"

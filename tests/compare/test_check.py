@@ -15,9 +15,11 @@ from parity.backend.child_process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
 from parity.compare.judge import Judge
+from parity.compare.noise_model import rounded_differences
 from parity.compare.outcome import Outcome
 from parity.compare.program import PHASES, Program, Step, in_order, run_in_lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
+from parity.compare.source import Rounded
 from parity.compare.step_inputs import dithered, make_run_inputs, make_twin
 from parity.compare.tolerances import MOVED, TWIN
 from parity.compare.training_source import TrainingSource
@@ -122,6 +124,47 @@ def test_in_float32_an_error_above_rounding_is_found(
     outcome = run_check(check, workers, changes.perturbed(planted, network()))
     assert outcome.verdict == DIFFERENT
     assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
+
+
+def test_a_step_in_mixed_precision_is_within_the_noise_model(workers: dict[str, Worker], dataset: data.Dataset) -> None:
+    for made in (network(), RESIDUAL):
+        check = subject(dataset, dtype="bfloat16", made=made)
+        assert (check.stages, check.length) == (("eval", "forward", "backward", "update"), 1)
+        outcome = run_check(check, workers, isolated=True)
+        assert (outcome.verdict, outcome.dtype) == (EQUAL, "bfloat16"), outcome.first
+        for stage in outcome.summaries().values():
+            assert stage["compared"] > 10 and stage["bound"] > 2 * 2**-8
+        assert outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated)
+        # PyTorch rounds to bfloat16. Paddle has no mixed precision on the CPU.
+        assert max(row["forward"] for row in outcome.isolated) > 2**-11
+
+
+@pytest.mark.parametrize(("moved", "verdicts"), [(1.0, [True, True]), (0.1, [False, True])])
+def test_noise_and_error_are_relative_to_the_same_tensor(moved: float, verdicts: list[bool]) -> None:
+    """Rounding may make a tensor five times as large as in float64. Then its twins differ by as much as it is large."""
+
+    class Deep:
+        dtype = "bfloat16"
+
+        def rounded_step(self, seed: int | None) -> Iterator[Rounded]:
+            exact, own = np.eye(8)[0], 5 * np.eye(8)[1]
+            large = own if seed is None else own + 5 * moved * np.eye(8)[2]
+            yield Rounded("gradient/bn.gamma", (large, exact), exact)
+
+    found = [difference for _, _, difference in rounded_differences(Deep())]  # type: ignore[arg-type]
+    assert [difference.equal for difference in found] == verdicts
+    assert found[0].error == pytest.approx(26**0.5) and found[0].bound == pytest.approx(10 * moved)
+
+
+@pytest.mark.parametrize("planted", ["bn2:gamma:0.2", "conv3:output:0.1"])
+def test_in_mixed_precision_an_error_above_rounding_is_found(
+    planted: str, framework: str, workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    sides = {name: workers[name] for name in sorted(workers, key=lambda name: name == framework)}
+    outcome = run_check(subject(dataset, dtype="bfloat16"), sides, changes.perturbed(planted, network()))
+    assert outcome.verdict == DIFFERENT
+    assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
+    assert outcome.first.cause and outcome.first.cause.startswith({"torch": "PyTorch", "paddle": "Paddle"}[framework])
 
 
 def test_isolation_tells_a_layers_own_error_from_an_inherited_one(

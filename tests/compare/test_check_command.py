@@ -53,6 +53,23 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
     assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(articles.get_network("vgg_mini").nodes)
 
 
+def test_mixed_precision_has_the_stages_of_one_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [*SMALL, "--dtype", "bfloat16", "--report", str(tmp_path), "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert list(result["stages"]) == ["eval", "forward", "backward", "update"]
+    assert (result["dtype"], result["steps"]) == ("bfloat16", 1)
+    assert (
+        "Paddle has no mixed precision on CPUs: its auto_cast does nothing there; here it computes in float32"
+        in said.err
+    )
+    assert "it computes in float32" in (tmp_path / "report.html").read_text()
+    assert main([*SMALL, "--dtype", "bfloat16", "--stages", "onnx,trajectory"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: bfloat16 has no stage trajectory or onnx: leave out --stages, or pass --dtype float64"
+
+
 def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     ended, folder = equal
     assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "more", "report.html", "report.json"]

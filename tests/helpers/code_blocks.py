@@ -33,6 +33,7 @@ VARYING = (
     (re.compile(r"\b\d+\.\d+e[+-]\d+\b"), "NUMBER"),
     (re.compile(r"\b\d+\.\d+ ?s\b"), "SECONDS"),
     (re.compile(r", \d+ warnings?\b"), ""),
+    (re.compile(r"^(For speed: channels) (first|last)"), r"\1 LAYOUT"),  # by the kind of processor
     # Rounding decides which tensor of an equal stage has the largest error.
     (re.compile(r"(equal +\d+ tensors, worst .*, at )\S+"), r"\1TENSOR"),
 )
