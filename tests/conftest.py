@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 
 from helpers import cifar_files
+from helpers.framework_process import FrameworkProcess
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
@@ -117,6 +118,15 @@ def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> 
     return asked
 
 
+@pytest.fixture(scope="session")
+def processes() -> Iterator[dict[str, FrameworkProcess]]:
+    """A process of each framework that runs scripts."""
+    made = {framework: FrameworkProcess(framework) for framework in FRAMEWORKS}
+    yield made
+    for process in made.values():
+        process.close()
+
+
 @pytest.fixture(params=list(FRAMEWORKS))
 def framework(request: pytest.FixtureRequest) -> str:
     """Each framework in turn: one test id for each."""
@@ -127,3 +137,9 @@ def framework(request: pytest.FixtureRequest) -> str:
 def worker(framework: str, workers: dict[str, Worker]) -> Worker:
     """The worker of `framework`."""
     return workers[framework]
+
+
+@pytest.fixture
+def process(framework: str, processes: dict[str, FrameworkProcess]) -> FrameworkProcess:
+    """The process of `framework` that runs scripts."""
+    return processes[framework]

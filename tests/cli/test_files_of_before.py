@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT, TESTS
 from helpers.scripts import script_main
 from parity.network.articles import get_network
@@ -47,13 +46,10 @@ def test_a_run_folder_is_read_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_finished_run_resumes_in_both_frameworks(name: str, framework: str, tmp_path: Path) -> None:
+def test_a_finished_run_resumes_in_both_frameworks(name: str, process: FrameworkProcess, tmp_path: Path) -> None:
     shutil.copytree(FILES / name, tmp_path / "run")
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
-    command = [sys.executable, ROOT / "scripts" / f"train_{framework}.py", "--resume", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "nothing is left to train" in done.stdout
+    assert "nothing is left to train" in process.train("--resume", tmp_path / "run").stdout
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 
 

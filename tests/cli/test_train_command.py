@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.framework_process import FrameworkProcess
 from helpers.training_runs import (
     BATCH,
     DATA,
@@ -364,10 +365,10 @@ def test_a_run_of_one_framework_tests_alike_in_the_other(runs: Runs, framework: 
 
 
 def test_without_flags_the_first_lines_tell_the_choices_and_the_articles_command(
-    tmp_path: Path, framework: str
+    process: FrameworkProcess, framework: str, tmp_path: Path
 ) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8)  # fewer images than in the timed step
-    said = succeed(script(framework, *size, "--out", tmp_path / "run")).stdout
+    said = process.train(*size, "--out", tmp_path / "run").stdout
     found = re.search(r"would take about (.*) here \((\d+) images/s in a step of 64\): python (.*)\n", said)
     assert found and found[3] == f"scripts/train_{framework}.py --network vgg16_bn_drop --recipe article"
     assert "Network: vgg16_bn_drop@0.125" in said and "Recipe: quick, 1 epoch of 16 images" in said
