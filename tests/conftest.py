@@ -29,11 +29,13 @@ import pytest
 
 from helpers import cifar_files
 from helpers.framework_process import FrameworkProcess
+from helpers.pair_models import open_workers
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.cli import check
 from parity.data import Dataset, Say, cifar10, fetch
+from parity.pairs.model_worker import ModelWorker
 
 ONCE = ("cifar10", "shapes10")
 PER_BATCH = 10
@@ -98,6 +100,12 @@ def spare(workers: dict[str, Worker]) -> Iterator[dict[str, list[Worker]]]:
     for worker in itertools.chain(*free.values()):
         if worker not in workers.values():
             worker.close()
+
+
+@pytest.fixture(scope="session")
+def pair_workers() -> Iterator[dict[str, ModelWorker]]:
+    """Workers of both sides and of a one-ULP twin, for other people's models."""
+    yield from open_workers()
 
 
 @pytest.fixture
