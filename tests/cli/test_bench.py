@@ -218,7 +218,7 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
 
 
-ACCURACY = ["accuracy", "--network", "cifar_net@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]
+ACCURACY = ["accuracy", "--network", "lenet@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]
 ACCURACY += ["--rounds", "1", "--batch-size", "250"]
 
 
@@ -239,9 +239,9 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_epoch_that_reaches_it(
 
 
 def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*ACCURACY, "--frameworks", "torch", "--target", "1", "--epochs", "1"]) == 1
+    assert main([*ACCURACY, "--frameworks", "paddle", "--target", "1", "--epochs", "1"]) == 1
     assert re.search(
-        r"failed: PyTorch reached [0-9.]+% in 1 epoch, not 100.00%: try more --epochs", capsys.readouterr().err
+        r"failed: PaddlePaddle reached [0-9.]+% in 1 epoch, not 100.00%: try more --epochs", capsys.readouterr().err
     )
 
 

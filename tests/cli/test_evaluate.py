@@ -223,7 +223,9 @@ def by_framework(place: Path, processes: dict[str, FrameworkProcess]) -> Callabl
                 ),
                 "cut views": ("evaluate", "--model", cut, *own, "--limit", "60", "--views", "single,dense,crops"),
             }
-            ends = {what: processes[framework].execute(*words, "--json") for what, words in calls.items()}
+            ends = {
+                what: processes[framework].execute(*words, "--json", "--threads", "1") for what, words in calls.items()
+            }
             said = {what: json.loads(ended.stdout) for what, ended in ends.items()}
             lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
             found[framework] = said | {"metrics": [json.loads(line) for line in lines]}

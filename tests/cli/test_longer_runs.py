@@ -218,13 +218,14 @@ def test_slow_weights_that_follow_the_share_of_the_run_are_bound_to_its_length()
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("framework", "recipe", "said"),
     [
-        ("adam", "0.05 instead of 0.001 (at every update)"),
-        ("article", "0.05 instead of 0.1 (schedule discexp: 0.05 at first, 0.05 at the end)"),
-        ("resnet", "0.05 instead of 0.1 (schedule multi_step: 0.05 at first, 0.0005 at the end)"),
-        ("quick", "0.05 instead of 0.2 (schedule one_cycle: 0.0416667 at first, 0 at the end)"),
+        ("paddle", "adam", "0.05 instead of 0.001 (at every update)"),
+        ("torch", "article", "0.05 instead of 0.1 (schedule discexp: 0.05 at first, 0.05 at the end)"),
+        ("paddle", "resnet", "0.05 instead of 0.1 (schedule multi_step: 0.05 at first, 0.0005 at the end)"),
+        ("torch", "quick", "0.05 instead of 0.2 (schedule one_cycle: 0.0416667 at first, 0 at the end)"),
         (
+            "paddle",
             "fast",
             "0.05 instead of 1.5 (schedule one_cycle: 0.0375 at first, 0 at the end; groups multiply it: conv*.weight 0.125, "
             "*.beta 64, fc.weight 0.015625)",

@@ -40,10 +40,13 @@ from parity.weights import canonical_state
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Runs:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, processes: dict[str, FrameworkProcess]
+) -> Runs:
     """Runs that all tests share, also in other processes of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
-    return Runs((base.parent if hasattr(request.config, "workerinput") else base) / "training")
+    root = (base.parent if hasattr(request.config, "workerinput") else base) / "training"
+    return Runs(root, lambda framework, *words: processes[framework].train(*words))
 
 
 # What it prints

@@ -1,6 +1,7 @@
-"""A process of one framework that runs the scripts as often as it is asked: its start takes longer than a short run.
+"""A process of one framework that runs scripts and programs as often as it is asked: its start takes longer than a short run.
 
-As a script it reads JSON lines, each a [folder, name of a script, words], and answers each with the exit code, stdout and stderr.
+As a script it reads JSON lines, each a [folder, name of a script or a program, words], and answers each with the exit code, stdout and
+stderr.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from helpers.paths import ROOT, environment_with_helpers
 from helpers.scripts import script_main
 from helpers.training_runs import Ended
+from parity.cli.scripts import SCRIPTS
 
 
 class FrameworkProcess:
@@ -28,21 +31,25 @@ class FrameworkProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, script: str, *words: object, code: int = 0, folder: Path = ROOT) -> Ended:
-        """Run `scripts/SCRIPT.py` with `words` in `folder`, on one thread. It must end with `code`."""
+        """Run `scripts/SCRIPT.py` with `words` in `folder`. It must end with `code`."""
         if not self._process:
             command = [sys.executable, "-m", "helpers.framework_process", self.framework]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment_with_helpers(), **pipes)
         assert self._process.stdin and self._process.stdout
-        call = [str(folder), script, [*map(str, words), "--threads", "1"]]
+        call = [str(folder), script, [str(word) for word in words]]
         print(json.dumps(call), file=self._process.stdin, flush=True)
         ended = Ended(**json.loads(self._process.stdout.readline()))
         assert ended.code == code, ended.stderr
         return ended
 
     def train(self, *words: object, code: int = 0, folder: Path = ROOT) -> Ended:
-        """Do `execute` with the training script of the framework."""
-        return self.execute(f"train_{self.framework}", *words, code=code, folder=folder)
+        """Do `execute` with the training script of the framework, on one thread."""
+        return self.execute(f"train_{self.framework}", *words, "--threads", "1", code=code, folder=folder)
+
+    def run(self, program: str, *words: object) -> str:
+        """Return the output of a Python `program` whose arguments are `words`. It must succeed."""
+        return self.execute(program, *words).stdout
 
     def close(self) -> None:
         """End the process."""
@@ -52,10 +59,21 @@ class FrameworkProcess:
 
 def _run(folder: str, script: str, words: list[str]) -> Ended:
     os.chdir(folder)
+    sys.argv = [f"scripts/{script}.py", *words]  # which messages repeat
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        code = script_main(script)(words)
+        code = script_main(script)(words) if script in SCRIPTS else _program(script, words)
     return Ended(code, stdout.getvalue(), stderr.getvalue())
+
+
+def _program(text: str, words: list[str]) -> int:
+    sys.argv = ["-c", *words]
+    try:
+        exec(compile(text, "program", "exec"), {"__name__": "__main__"})
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
