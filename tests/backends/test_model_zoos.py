@@ -103,6 +103,7 @@ def test_their_resnet18_computes_the_same_in_ours_in_inference_and_training(
     assert_same(place, made_in, "resnet18", articles.get_network("resnet18"), worker, workers[made_in])
 
 
+@pytest.mark.slow
 def test_their_resnet18_goes_through_ours_into_the_classes_of_both_bit_for_bit(
     computed: tuple[str, Path], workers: dict[str, Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_weights_ten_times_farther_than_the_twin_are_different(three: dict[str, 
     assert outcome.first.tensor == "weights"
 
 
+@pytest.mark.slow
 def test_the_farthest_of_several_twins_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
     one = run_check(subject(dataset), three).trajectory
     with Worker("torch", threads=1) as second, Worker("torch", threads=1) as third:
