@@ -186,11 +186,11 @@ def test_pages_of_the_documented_benchmarks_are_made_of_their_logs(folder: Path)
 
 
 def test_images_of_another_size_are_resized_before_anybody_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "torch"]
+    line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "paddle"]
     assert main([*line, "--rounds", "1", "--steps", "1", "--batch-size", "4", "--batch-sizes", "2", "--json"]) == 0
     said = capsys.readouterr()
     assert "shapes10: 4 images, resized to (3, 48, 48)" in said.err
-    assert json.loads(said.out)["tables"]["2 images at a time"]["speeds"]["torch"]["images_per_second"] > 0
+    assert json.loads(said.out)["tables"]["2 images at a time"]["speeds"]["paddle"]["images_per_second"] > 0
 
 
 def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,11 @@ from parity.cli.scripts import SCRIPTS
 
 
 class FrameworkProcess:
-    """The process of `framework`. It starts at the first call."""
+    """The process of `framework`. It starts at the first call, with the environment of now."""
 
     def __init__(self, framework: str) -> None:
         self.framework = framework
+        self._environment = environment_with_helpers()
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, script: str, *words: object, code: int = 0, folder: Path = ROOT) -> Ended:
@@ -35,11 +36,15 @@ class FrameworkProcess:
         if not self._process:
             command = [sys.executable, "-m", "helpers.framework_process", self.framework]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self._process = subprocess.Popen(command, cwd=ROOT, env=environment_with_helpers(), **pipes)
+            self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, **pipes)
         assert self._process.stdin and self._process.stdout
         call = [str(folder), script, [str(word) for word in words]]
         print(json.dumps(call), file=self._process.stdin, flush=True)
-        ended = Ended(**json.loads(self._process.stdout.readline()))
+        try:
+            ended = Ended(**json.loads(self._process.stdout.readline()))
+        except BaseException:  # also a timeout: the next call must not get the answer to this one
+            self.close()
+            raise
         assert ended.code == code, ended.stderr
         return ended
 
@@ -54,7 +59,9 @@ class FrameworkProcess:
     def close(self) -> None:
         """End the process."""
         if self._process:
+            self._process.kill()
             self._process.communicate()
+            self._process = None
 
 
 def _run(folder: str, script: str, words: list[str]) -> Ended:

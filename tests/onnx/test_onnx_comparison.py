@@ -144,6 +144,7 @@ def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
     assert failed.endswith(") belongs to no layer in inference; the network has Relu at this place")
 
 
+@pytest.mark.parametrize("framework", ["paddle", pytest.param("torch", marks=pytest.mark.slow)])
 def test_an_operator_of_another_layer_is_named_at_the_layer_that_it_replaces(
     framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:
