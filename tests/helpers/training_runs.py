@@ -230,11 +230,11 @@ class Runs:
         return self.root / f"{framework}-falling"
 
     def stopped(self, framework: str) -> tuple[Path, list[Ended]]:
-        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and continued each time with the command that it printed."""
+        """A run of `falling`, stopped by Ctrl-C and SIGTERM, and continued each time with the command that it printed."""
 
         def make(folder: Path) -> list[Ended]:
             command = script(framework, "--resume", falling(folder), "--checkpoint-every", 0)
-            ends = [stop(command, folder, signal.SIGKILL, 2)[0]]
+            ends: list[Ended] = []
             for number in (signal.SIGINT, signal.SIGTERM):
                 ends.append(stop(command, folder, number, 2)[0])
                 command = command_in(ends[-1].stderr)

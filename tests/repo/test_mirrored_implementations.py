@@ -195,9 +195,7 @@ def blocked_run(framework: str, blocked: str, *arguments: object) -> tuple[int, 
 TINY = ("--network", "vgg_mini@0.05", *DATA[:2], "--train-limit", 64, "--test-limit", 10, "--batch-size", 32)
 
 
-def test_each_side_trains_without_the_other_framework_and_without_a_compiler(
-    tmp_path: Path, framework: str
-) -> None:
+def test_each_side_trains_without_the_other_framework_and_without_a_compiler(tmp_path: Path, framework: str) -> None:
     (other,) = set(FRAMEWORKS) - {framework}
     code, stderr = blocked_run(framework, other, *TINY, "--output", tmp_path / "run")
     assert code == 0, stderr
