@@ -28,11 +28,14 @@ import numpy as np
 import pytest
 
 from helpers import cifar_files
+from helpers.framework_process import FrameworkProcess
+from helpers.pair_models import open_workers
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.cli import check
 from parity.data import Dataset, Say, cifar10, fetch
+from parity.pairs.model_worker import ModelWorker
 
 ONCE = ("cifar10", "shapes10")
 PER_BATCH = 10
@@ -99,6 +102,12 @@ def spare(workers: dict[str, Worker]) -> Iterator[dict[str, list[Worker]]]:
             worker.close()
 
 
+@pytest.fixture(scope="session")
+def pair_workers() -> Iterator[dict[str, ModelWorker]]:
+    """Workers of both sides and of a one-ULP twin, for other people's models."""
+    yield from open_workers()
+
+
 @pytest.fixture
 def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Make `check_parity.py` use the session's workers, and start more for twins; return what it asked for, in order."""
@@ -117,6 +126,15 @@ def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> 
     return asked
 
 
+@pytest.fixture(scope="session")
+def processes() -> Iterator[dict[str, FrameworkProcess]]:
+    """A process of each framework that runs scripts."""
+    made = {framework: FrameworkProcess(framework) for framework in FRAMEWORKS}
+    yield made
+    for process in made.values():
+        process.close()
+
+
 @pytest.fixture(params=list(FRAMEWORKS))
 def framework(request: pytest.FixtureRequest) -> str:
     """Each framework in turn: one test id for each."""
@@ -127,3 +145,9 @@ def framework(request: pytest.FixtureRequest) -> str:
 def worker(framework: str, workers: dict[str, Worker]) -> Worker:
     """The worker of `framework`."""
     return workers[framework]
+
+
+@pytest.fixture
+def process(framework: str, processes: dict[str, FrameworkProcess]) -> FrameworkProcess:
+    """The process of `framework` that runs scripts."""
+    return processes[framework]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -130,8 +131,10 @@ class Backend:
             {"params": parameters, "factor": rate, "weight_decay": decay} for parameters, rate, decay in groups
         ]
         if settings.kind == "adam":
-            return torch.optim.Adam(param_groups, settings.rate, (settings.beta1, settings.beta2), settings.eps)
-        return torch.optim.SGD(param_groups, settings.rate, settings.momentum, nesterov=settings.nesterov)
+            adam = _without_compiler(torch.optim.Adam)
+            return adam(param_groups, settings.rate, (settings.beta1, settings.beta2), settings.eps)
+        sgd = _without_compiler(torch.optim.SGD)
+        return sgd(param_groups, settings.rate, settings.momentum, nesterov=settings.nesterov)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
         for group in optimizer.param_groups:
@@ -317,6 +320,14 @@ def _wraps(module: nn.Module) -> bool:
 def _without_wrapper(path: str) -> str:
     """The path of a module without the wrappers that `torch.compile` puts around modules."""
     return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
+def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The class of an optimizer whose methods do not import the compiler of `torch.compile`: that takes as long as importing PyTorch."""
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in ("add_param_group", "zero_grad")}
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    own = {**methods, "step": step, "__module__": optimizer.__module__}
+    return type(optimizer.__name__, (optimizer,), own)
 
 
 def _place(device: str) -> torch.device:

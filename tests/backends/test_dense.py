@@ -194,6 +194,7 @@ def test_a_dense_network_takes_any_image_size_and_averages_the_score_map(worker:
         assert np.linalg.norm(found - wanted) <= 1e-12 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_hand")
 def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
     capsys: pytest.CaptureFixture[str],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.numpy_network import loss, outputs
 from helpers.training_runs import position, same_end, script, stop, succeed
 from parity import data
@@ -228,9 +229,11 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[pytest.mark.slow] * (name == "best")) for name in presets.FOR]
 )
-def test_a_recipe_names_the_network_for_which_it_was_made(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_names_the_network_for_which_it_was_made(
+    recipe: str, processes: dict[str, FrameworkProcess], tmp_path: Path
+) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8, "--batch-size", 16, "--epochs", 1)
-    succeed(script("torch", "--recipe", recipe, *size, "--out", tmp_path / "run"))
+    processes["torch"].train("--recipe", recipe, *size, "--out", tmp_path / "run")
     found = json.loads((tmp_path / "run" / "config.json").read_text())["experiment"]
     assert (found["network"]["name"], found["recipe"]["name"]) == (presets.FOR[recipe], recipe)
 

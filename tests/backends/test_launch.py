@@ -67,7 +67,10 @@ class Net({framework}.nn.{base}):
 """
 
 
-@pytest.mark.parametrize("form", ["mine_{}:Net", "mine_{}.py:Net", "copy/copy.py:{}"])
+@pytest.mark.parametrize(
+    "form",
+    ["mine_{}.py:Net", *(pytest.param(form, marks=pytest.mark.slow) for form in ("mine_{}:Net", "copy/copy.py:{}"))],
+)
 def test_the_users_folder_comes_after_all_installed_packages(form: str, planted: tuple[Path, Path]) -> None:
     folder, seen = planted
     (folder / "copy").mkdir()
@@ -165,7 +168,7 @@ def test_a_computing_process_ends_with_its_parent(kind: str, sent: signal.Signal
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_the_workers_of_a_killed_command_end(sent: signal.Signals, tmp_path: Path) -> None:
     words = ["--network", "vgg16_bn_drop@0.25", "--data", "shapes10", "--steps", "200", "--batch-size", "64"]
     command = [sys.executable, "scripts/check_parity.py", *words]

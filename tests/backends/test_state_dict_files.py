@@ -6,13 +6,14 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.conversion_samples import SUFFIXES
 from helpers.endless_pickles import ENDLESS
-from helpers.processes import alone
 from parity.backend.worker import Worker
 from parity.errors import InputError
 
@@ -26,8 +27,8 @@ def zipped(path: Path, content: bytes) -> None:
             file.writestr(f"archive/{name}", data)
 
 
-def by_torch(program: str, **options: object) -> Write:
-    return lambda path: alone(f"import sys, torch; torch.save({program}, sys.argv[1], **{options})", path)
+def by_torch(value: object, **options: Any) -> Write:
+    return lambda path: torch.save(value, path, **options)
 
 
 @pytest.mark.timeout(60)
@@ -61,7 +62,7 @@ def test_an_array_of_the_name_that_safetensors_reserves_is_refused(
     if framework == "paddle":
         path.write_bytes(pickle.dumps({"__metadata__": np.ones(3)}, 4))
     else:
-        by_torch("{'__metadata__': torch.ones(3)}")(path)
+        by_torch({"__metadata__": torch.ones(3)})(path)
     with pytest.raises(
         InputError, match="an array in it is called __metadata__, which safetensors reserves: rename it"
     ):
@@ -76,17 +77,17 @@ def test_arrays_far_larger_together_than_their_file_are_refused(
         one = np.ones(10**5)
         path.write_bytes(pickle.dumps({f"{i}": one for i in range(1000)}, 4))
     else:
-        by_torch("{'a': torch.ones(1).expand(10**12)}")(path)
+        by_torch({"a": torch.ones(1).expand(10**12)})(path)
     with pytest.raises(InputError, match="far larger than the file"):
         workers[framework].read_file(path)
 
 
-MODEL = "torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict()"
+MODEL = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict()
 WRITTEN: dict[str, Write] = {
     "a state dict": by_torch(MODEL),
     "of before zips": by_torch(MODEL, _use_new_zipfile_serialization=False),
-    "parameters": by_torch("{'0.weight': torch.nn.Parameter(torch.ones(4, 3))}"),
-    "float16": by_torch("{'0.weight': torch.ones(4, 3).half()}"),
+    "parameters": by_torch({"0.weight": torch.nn.Parameter(torch.ones(4, 3))}),
+    "float16": by_torch({"0.weight": torch.ones(4, 3).half()}),
 }
 
 
@@ -99,7 +100,7 @@ def test_what_torch_saves_is_read(what: str, tmp_path: Path, workers: dict[str, 
 def test_a_checkpoint_in_place_of_a_state_dict_is_refused_and_its_value_named(
     tmp_path: Path, workers: dict[str, Worker]
 ) -> None:
-    by_torch("{'optimizer': {'state': {0: {'step': torch.tensor(1.0)}}, 'param_groups': [{'betas': (0.9, 0.99)}]}}")(
+    by_torch({"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"betas": (0.9, 0.99)}]}})(
         tmp_path / "a.pt"
     )
     with pytest.raises(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from helpers import predict_files
 from helpers.experiment_output import RunExperiment
-from helpers.paths import ROOT
+from helpers.framework_process import FrameworkProcess
 from helpers.refusals import Refused, refusal
 from helpers.scripts import script_main
 from parity import data
@@ -60,7 +59,7 @@ def predict_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def predict_answers(predict_folder: Path) -> dict[str, dict[str, Any]]:
+def predict_answers(predict_folder: Path, processes: dict[str, FrameworkProcess]) -> dict[str, dict[str, Any]]:
     """What each route says of all pictures, as JSON, all ten classes."""
     routes = {
         "paddle": ["--model", predict_folder / "run", "--framework", "paddle"],
@@ -70,10 +69,8 @@ def predict_answers(predict_folder: Path) -> dict[str, dict[str, Any]]:
     }
     found = {}
     for name, arguments in routes.items():
-        pictures = f"{predict_folder / 'pictures'}"
-        command = [sys.executable, "scripts/predict.py", *map(str, arguments), pictures, "--top", "99", "--json"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        assert ended.returncode == 0, ended.stderr
+        process = processes["paddle" if name == "paddle" else "torch"]
+        ended = process.execute("predict", *arguments, predict_folder / "pictures", "--top", "99", "--json")
         found[name] = json.loads(ended.stdout.splitlines()[-1])
     return found
 

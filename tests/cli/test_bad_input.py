@@ -241,9 +241,10 @@ def test_a_pickle_in_the_archive_that_wants_to_run_code_is_refused_and_does_not_
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--network", "lenet99"), ("--epochs", "0"), ("--resume", "no/such/run")], ids=" ".join
+    ("framework", "arguments"),
+    [("paddle", ("--network", "lenet99")), ("torch", ("--epochs", "0")), ("paddle", ("--resume", "no/such/run"))],
 )
-def test_the_scripts_end_with_2_and_one_line(arguments: tuple[str, ...], framework: str) -> None:
+def test_the_scripts_end_with_2_and_one_line(framework: str, arguments: tuple[str, ...]) -> None:
     ended = execute([*script(framework, *arguments), "--json"])
     assert (ended.code, ended.stdout) == (2, "")
     the_error(ended.stderr.splitlines())

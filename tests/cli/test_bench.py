@@ -216,11 +216,11 @@ def test_pages_of_the_documented_benchmarks_are_made_of_their_logs(folder: Path)
 
 
 def test_images_of_another_size_are_resized_before_anybody_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "torch"]
+    line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "paddle"]
     assert main([*line, "--rounds", "1", "--steps", "1", "--batch-size", "4", "--batch-sizes", "2", "--json"]) == 0
     said = capsys.readouterr()
     assert "shapes10: 4 images, resized to (3, 48, 48)" in said.err
-    assert json.loads(said.out)["tables"]["2 images at a time"]["speeds"]["torch"]["images_per_second"] > 0
+    assert json.loads(said.out)["tables"]["2 images at a time"]["speeds"]["paddle"]["images_per_second"] > 0
 
 
 def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +248,7 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
 
 
-ACCURACY = ["accuracy", "--network", "cifar_net@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]
+ACCURACY = ["accuracy", "--network", "lenet@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]
 ACCURACY += ["--rounds", "1", "--batch-size", "250"]
 
 
@@ -269,9 +269,9 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_epoch_that_reaches_it(
 
 
 def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*ACCURACY, "--frameworks", "torch", "--target", "1", "--epochs", "1"]) == 1
+    assert main([*ACCURACY, "--frameworks", "paddle", "--target", "1", "--epochs", "1"]) == 1
     assert re.search(
-        r"failed: PyTorch reached [0-9.]+% in 1 epoch, not 100.00%: try more --epochs", capsys.readouterr().err
+        r"failed: PaddlePaddle reached [0-9.]+% in 1 epoch, not 100.00%: try more --epochs", capsys.readouterr().err
     )
 
 

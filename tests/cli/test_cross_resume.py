@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from helpers.compared import compare
-from helpers.training_runs import Ended, command_in, metrics, position, script, stop, succeed
+from helpers.framework_process import FrameworkProcess
+from helpers.training_runs import Ended, command_in, metrics, position, script, stop
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
@@ -110,7 +111,9 @@ ALL = (*FLAGS, "--epochs", EPOCHS, "--batch-size", 16, "--save-v2-tar", "--check
 
 
 @pytest.fixture(scope="module", params=list(FRAMEWORKS))
-def crossed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, int, Ended]:
+def crossed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, processes: dict[str, FrameworkProcess]
+) -> tuple[str, Path, int, Ended]:
     """A run that is begun in one framework, stopped by Ctrl-C in its first epoch, and continued in the other to its end."""
     first = request.param
     (second,) = set(FRAMEWORKS) - {first}
@@ -118,9 +121,9 @@ def crossed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ended, _ = stop(script(first, *ALL, "--out", folder), folder, signal.SIGINT, 2)
     assert ended.code == 130, ended.stderr
     stopped = position(folder)["update"]
-    words = command_in(ended.stderr)
-    words[1] = words[1].replace(first, second)
-    return second, folder, stopped, succeed(words)
+    _, script_of_first, *words = command_in(ended.stderr)
+    assert script_of_first == f"scripts/train_{first}.py"
+    return second, folder, stopped, processes[second].train(*words)
 
 
 def test_the_other_framework_resumes_where_the_first_stopped(crossed: tuple[str, Path, int, Ended]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from helpers import numpy_network
-from helpers.paths import ROOT
+from helpers.framework_process import FrameworkProcess
 from helpers.refusals import contents, saved_run, the_error
 from helpers.scripts import script_main
 from parity.backend.registry import FRAMEWORKS
@@ -176,20 +175,8 @@ def test_errors_of_all_views_are_those_of_a_plain_loop(
     assert len(set(wanted.values())) > 3, "views that all err alike would show nothing"
 
 
-PROGRAM = """
-import json, sys
-sys.path.insert(0, "tests")
-from helpers.scripts import script_main
-name = sys.argv[1]
-commands = {"evaluate": script_main("evaluate"), "export": script_main("export_onnx"), "train": script_main(f"train_{name}")}
-for command, *arguments in json.loads(sys.argv[2]).values():
-    assert commands[command]([*arguments, "--json", "--threads", "1"]) == 0, (command, arguments)
-"""
-"""Runs commands in one process of a framework; each prints a line."""
-
-
 @pytest.fixture(scope="module")
-def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
+def by_framework(place: Path, processes: dict[str, FrameworkProcess]) -> Callable[[str], dict[str, Any]]:
     """Results of one process of a framework for the run, and for two runs that it trains itself, with the flags of the scripts."""
     found: dict[str, dict[str, Any]] = {}
     ten = Network("ten", NETWORK.input_shape, NETWORK.nodes).with_classes(10)
@@ -200,13 +187,14 @@ def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
     def run(framework: str) -> dict[str, Any]:
         if framework not in found:
             out, cut, file = (f"{place / framework}{end}" for end in ("", "-cut", ".onnx"))
+            train = f"train_{framework}"
             few, own = ("--epochs", "1", "--batch-size", "8"), ("--framework", framework)
             pictures = ("--data", f"folder:{place / 'pictures'}", "--scale-jitter", "9,13")
             shapes = ("--data", "shapes10", "--train-limit", "40", "--test-limit", "60")
             calls = {
                 "views": ("evaluate", "--model", f"{place / 'run'}", *own, *VIEWS),
                 "trained": (
-                    "train",
+                    train,
                     "--network",
                     f"{place / 'ten.json'}",
                     "--recipe",
@@ -217,13 +205,13 @@ def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
                     out,
                 ),
                 "single": ("evaluate", "--model", out, *own, "--views", "single"),
-                "only": ("train", "--eval-only", out),
-                "again": ("train", "--resume", out),
-                "export": ("export", "--run", out, *own, "--dense", "--output", file),
+                "only": (train, "--eval-only", out),
+                "again": (train, "--resume", out),
+                "export": ("export_onnx", "--run", out, *own, "--dense", "--output", file),
                 "file": ("evaluate", "--model", file, *VIEWS),
                 "run": ("evaluate", "--model", out, *own, *VIEWS),
                 "cut": (
-                    "train",
+                    train,
                     "--network",
                     f"{place / 'sma.json'}",
                     "--recipe",
@@ -235,10 +223,10 @@ def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
                 ),
                 "cut views": ("evaluate", "--model", cut, *own, "--limit", "60", "--views", "single,dense,crops"),
             }
-            command = [sys.executable, "-c", PROGRAM, framework, json.dumps(calls)]
-            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
-            assert ended.returncode == 0, ended.stderr
-            said = dict(zip(calls, map(json.loads, ended.stdout.splitlines()), strict=True))
+            ends = {
+                what: processes[framework].execute(*words, "--json", "--threads", "1") for what, words in calls.items()
+            }
+            said = {what: json.loads(ended.stdout) for what, ended in ends.items()}
             lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
             found[framework] = said | {"metrics": [json.loads(line) for line in lines]}
         return found[framework]

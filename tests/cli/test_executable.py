@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import re
@@ -164,12 +166,12 @@ def commands_of(script: scripts.Script):  # type: ignore[no-untyped-def]
 # A terminal
 
 
-def on_a_terminal(*words: str, **environment: str) -> str:
+def on_a_terminal(*words: str) -> str:
     """Output of the executable on a terminal of 110 columns, with standard error."""
     pid, terminal = pty.fork()
     if pid == 0:
         try:
-            os.environ.update({"TERM": "xterm"} | environment)
+            os.environ["TERM"] = "xterm"
             os.execv(EXECUTABLE, [EXECUTABLE, *words])
         finally:
             os._exit(127)  # this process must not continue as a second pytest
@@ -191,16 +193,34 @@ def on_a_terminal(*words: str, **environment: str) -> str:
 CHECK = ("check", "--network", "lenet@0.5", "--data", "shapes10", "--stages", "forward,trajectory", "--steps", "3")
 
 
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_verdicts_are_coloured_and_a_bar_names_the_phases() -> None:
     text = on_a_terminal(*CHECK)
     assert "\x1b[32m\x1b[1mequal\x1b[0m" in text
     assert re.search(r"step 2  33%\|", text)
     assert re.search(r"\d\d:\d\d<", text)
-    planted = on_a_terminal(*CHECK, "--perturb", "conv1:weight:1e-3")
-    assert "\x1b[31m\x1b[1mdifferent\x1b[0m" in planted
 
 
-def test_no_color_and_pipes_have_no_colours() -> None:
-    assert "\x1b[3" not in on_a_terminal(*CHECK, NO_COLOR="1")
-    done = run(EXECUTABLE, *CHECK)
-    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+@pytest.mark.usefixtures("at_hand")
+def test_only_a_terminal_without_no_color_has_colours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for no_color in ("", "1"):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("NO_COLOR", no_color)
+        with contextlib.redirect_stdout(Terminal()) as terminal:
+            assert main([*CHECK, "--perturb", "conv1:weight:1e-3"]) == 1
+        shown[no_color] = terminal.getvalue()
+    assert "\x1b[31m\x1b[1mdifferent\x1b[0m" in shown[""]
+    assert "different" in shown["1"] and "\x1b" not in shown["1"]
+    monkeypatch.delenv("NO_COLOR")
+    capsys.readouterr()
+    assert main(list(CHECK)) == 0
+    assert "\x1b" not in "".join(capsys.readouterr())

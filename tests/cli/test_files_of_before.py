@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT, TESTS
 from helpers.scripts import script_main
 from parity.network.articles import get_network
 from parity.network.network import Network
+from parity.pairs import state_dict_files
 from parity.pairs.map_files import check_whole, read_map
+from parity.pairs.model_worker import ModelWorker
 from parity.recipe.presets import RECIPES, get_recipe
 from parity.report.kept_results import read_pair, read_results
 from parity.training.run_folder import RunFolder, read_checkpoint
@@ -47,13 +49,10 @@ def test_a_run_folder_is_read_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_finished_run_resumes_in_both_frameworks(name: str, framework: str, tmp_path: Path) -> None:
+def test_a_finished_run_resumes_in_both_frameworks(name: str, process: FrameworkProcess, tmp_path: Path) -> None:
     shutil.copytree(FILES / name, tmp_path / "run")
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
-    command = [sys.executable, ROOT / "scripts" / f"train_{framework}.py", "--resume", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "nothing is left to train" in done.stdout
+    assert "nothing is left to train" in process.train("--resume", tmp_path / "run").stdout
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 
 
@@ -67,7 +66,10 @@ def test_weights_of_every_format_are_those_of_the_run(suffix: str, tmp_path: Pat
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_a_map_converts_weights_there_and_back(tmp_path: Path) -> None:
+def test_a_map_converts_weights_there_and_back(
+    pair_workers: dict[str, ModelWorker], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(state_dict_files, "ModelWorker", lambda side: nullcontext(pair_workers[side]))
     check_whole(read_map(FILES / "map.json"))
     there, back = tmp_path / "a.pdparams", tmp_path / "a.pt"
     convert = script_main("convert_weights")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.refusals import Refused
-from helpers.training_runs import bits, falling, metrics, same_end, script, succeed
+from helpers.training_runs import bits, falling, metrics, same_end
 from parity.errors import InputError
 from parity.files import atomic
 from parity.network import articles
@@ -24,19 +25,6 @@ from parity.weights.canonical_state import initialise
 
 SIZE = ("--network", "vgg16_bn_drop@0.0625", "--data", "shapes10", "--train-limit", 80, "--test-limit", 20)
 ADAM = (*SIZE, "--recipe", "adam", "--batch-size", 32)
-
-PROGRAM = """
-import json, sys
-from parity.cli.train import main
-for call in json.loads(sys.argv[2]):
-    assert main(["--framework", sys.argv[1], *call, "--threads", "1"]) == 0
-"""
-
-
-def train(framework: str, *calls: tuple[object, ...]) -> str:
-    """Train several times in one process. Return stdout."""
-    words = [[str(word) for word in call] for call in calls]
-    return succeed([script(framework)[0], "-c", PROGRAM, framework, json.dumps(words)]).stdout
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -55,12 +43,15 @@ def shortened(folder: Path, epochs: int) -> Path:
 
 
 @pytest.fixture(scope="module", params=["paddle", "torch"])
-def lengthened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def lengthened(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    processes: dict[str, FrameworkProcess],
+) -> tuple[Path, str]:
     """Runs of one epoch that got three, beside runs that were planned with three; and what all calls printed."""
     root = tmp_path_factory.mktemp("longer")
     shortened(root / "falling", 1), shortened(root / "falling-planned", 3)
-    said = train(
-        request.param,
+    calls: list[tuple[object, ...]] = [
         (*ADAM, "--epochs", 1, "--output", root / "adam"),
         ("--resume", root / "adam", "--epochs", 2),
         ("--resume", root / "adam", "--epochs", 3),
@@ -69,8 +60,8 @@ def lengthened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         ("--resume", root / "falling"),
         ("--resume", root / "falling", "--epochs", 3),
         ("--resume", root / "falling-planned"),
-    )
-    return root, said
+    ]
+    return root, "".join(processes[request.param].train(*call).stdout for call in calls)
 
 
 @pytest.mark.parametrize("recipe", ["adam", "falling"])
@@ -227,13 +218,14 @@ def test_slow_weights_that_follow_the_share_of_the_run_are_bound_to_its_length()
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("framework", "recipe", "said"),
     [
-        ("adam", "0.05 instead of 0.001 (at every update)"),
-        ("article", "0.05 instead of 0.1 (schedule discexp: 0.05 at first, 0.05 at the end)"),
-        ("resnet", "0.05 instead of 0.1 (schedule multi_step: 0.05 at first, 0.0005 at the end)"),
-        ("quick", "0.05 instead of 0.2 (schedule one_cycle: 0.0416667 at first, 0 at the end)"),
+        ("paddle", "adam", "0.05 instead of 0.001 (at every update)"),
+        ("torch", "article", "0.05 instead of 0.1 (schedule discexp: 0.05 at first, 0.05 at the end)"),
+        ("paddle", "resnet", "0.05 instead of 0.1 (schedule multi_step: 0.05 at first, 0.0005 at the end)"),
+        ("torch", "quick", "0.05 instead of 0.2 (schedule one_cycle: 0.0416667 at first, 0 at the end)"),
         (
+            "paddle",
             "fast",
             "0.05 instead of 1.5 (schedule one_cycle: 0.0375 at first, 0 at the end; groups multiply it: conv*.weight 0.125, "
             "*.beta 64, fc.weight 0.015625)",
@@ -241,12 +233,12 @@ def test_slow_weights_that_follow_the_share_of_the_run_are_bound_to_its_length()
     ],
 )
 def test_a_learning_rate_replaces_the_recipes_and_is_scaled_as_that_was(
-    framework: str, recipe: str, said: str, tmp_path: Path
+    process: FrameworkProcess, recipe: str, said: str, tmp_path: Path
 ) -> None:
     size = ("--data", "shapes10", "--train-limit", 8, "--test-limit", 4, "--batch-size", 4, "--epochs", 2)
     network = "vgg_fast@0.125" if recipe == "fast" else "lenet"
     words = ("--network", network, "--recipe", recipe, *size, "--learning-rate", 0.05, "--output", tmp_path / "run")
-    assert f"Learning rate: {said}\n" in train(framework, words)
+    assert f"Learning rate: {said}\n" in process.train(*words).stdout
     stored = RunFolder.open(tmp_path / "run").experiment.recipe
     plain = changed(presets.get_recipe(recipe), epochs=2, batch_size=4)
     assert stored == dataclasses.replace(plain, optimizer=dataclasses.replace(plain.optimizer, rate=0.05))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT
-from helpers.training_runs import PATIENCE, execute, script, succeed
 from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import presets
@@ -26,13 +24,13 @@ OWN = replace(
 
 
 def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_it(
-    framework: str, tmp_path: Path
+    process: FrameworkProcess, tmp_path: Path
 ) -> None:
     file, run = tmp_path / "own.json", tmp_path / "run"
     file.write_text(json.dumps(asdict(OWN)))
     assert presets.get_recipe(str(file)) == OWN
     size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 32, "--test-limit", 8)
-    succeed(script(framework, "--recipe", file, *size, "--out", run))
+    process.train("--recipe", file, *size, "--out", run)
     config = (run / "config.json").read_text()
     trained = Experiment.from_json(json.dumps(json.loads(config)["experiment"]))
     assert trained == Experiment(articles.get_network("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
@@ -95,25 +93,25 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
             presets.get_recipe(str(tmp_path / name))
 
 
-def test_what_muon_cannot_train_is_refused_before_a_run_is_begun(tmp_path: Path) -> None:
+def test_what_muon_cannot_train_is_refused_before_a_run_is_begun(
+    processes: dict[str, FrameworkProcess], tmp_path: Path
+) -> None:
     file = tmp_path / "own.json"
     groups = (Group("*.weight", weight_decay=0.0, muon=3),)
     file.write_text(json.dumps(asdict(replace(OWN, optimizer=replace(OWN.optimizer, groups=groups)))))
     size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 16)
-    for command in (
-        script("torch", "--recipe", file, *size, "--out", tmp_path / "run"),
-        [sys.executable, "scripts/check_parity.py", "--recipe", str(file), *size[:4]],
-    ):
-        ended = execute(command)
-        assert ended.code == 2 and ended.stderr.strip().splitlines()[-1].endswith("not fc.weight")
+    for command, words in (("train_torch", [*size, "--out", tmp_path / "run"]), ("check_parity", size[:4])):
+        ended = processes["torch"].execute(command, "--recipe", file, *words, code=2)
+        assert ended.stderr.strip().splitlines()[-1].endswith("not fc.weight")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_name_from_a_file_does_not_choose_another_folder(tmp_path: Path) -> None:
+def test_a_name_from_a_file_does_not_choose_another_folder(
+    processes: dict[str, FrameworkProcess], tmp_path: Path
+) -> None:
     file = tmp_path / "own.json"
     file.write_text(json.dumps(asdict(replace(OWN, name="../../elsewhere"))))
     size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 16, "--test-limit", 8)
-    command, where, *rest = script("torch", "--recipe", file, *size)
-    subprocess.run([command, ROOT / where, *rest], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
+    processes["torch"].train("--recipe", file, *size, folder=tmp_path)
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.endswith("vgg_fast@0.125-..-..-elsewhere")

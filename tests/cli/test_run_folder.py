@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT
 from helpers.refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
-from helpers.training_runs import execute, position, same_end, script, succeed, wait_for
+from helpers.training_runs import position, same_end, script, wait_for
 from parity.cli import runs
 from parity.cli.train import main as train
 from parity.cli.train_options import command_to_resume
@@ -65,7 +66,14 @@ def test_of_ten_starts_at_once_one_makes_the_run(tmp_path: Path) -> None:
         assert RunFolder.open(tmp_path / str(number)).experiment == EXPERIMENT
 
 
-@pytest.mark.parametrize("starts", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("framework", "starts"),
+    [
+        ("paddle", 3),
+        pytest.param("paddle", 10, marks=pytest.mark.slow),
+        pytest.param("torch", 10, marks=pytest.mark.slow),
+    ],
+)
 def test_only_one_of_several_commands_with_the_same_output_folder_trains(
     framework: str, starts: int, tmp_path: Path
 ) -> None:
@@ -97,15 +105,14 @@ def test_a_run_whose_checkpoint_is_gone_is_refused_and_stays_as_it_is(training_r
 
 
 def test_a_run_that_ends_before_its_first_minute_has_a_checkpoint_to_continue_from(
-    framework: str, tmp_path: Path
+    process: FrameworkProcess, tmp_path: Path
 ) -> None:
     recipe = EXPERIMENT.recipe
     recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, rate=1e9))
     experiment = dataclasses.replace(EXPERIMENT, recipe=recipe, train_limit=80, test_limit=8)
     RunFolder.create(tmp_path / "run", experiment, {})
     for _ in range(2):
-        ended = execute(script(framework, "--resume", tmp_path / "run"))
-        assert ended.code == 1
+        ended = process.train("--resume", tmp_path / "run", code=1)
         assert "the loss became" in ended.stderr
         assert position(tmp_path / "run")["update"] == 0
 
@@ -172,16 +179,18 @@ def test_compare_runs_refuses_what_is_no_number(value: str, tmp_path: Path, caps
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_run_killed_before_its_first_minute_ends_with_the_same_bits(framework: str, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_minute_ends_with_the_same_bits(
+    framework: str, process: FrameworkProcess, tmp_path: Path
+) -> None:
     settings = ["--data", "shapes10", "--network", "vgg16_bn_drop@0.03125", "--recipe", "adam", "--epochs", 1]
     settings += ["--batch-size", 4, "--train-limit", 200, "--test-limit", 20]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
-    succeed(script(framework, *settings, "--out", whole))
+    process.train(*settings, "--out", whole)
     start, log = script(framework, *settings, "--out", folder), folder / "metrics.jsonl"
-    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, text=True) as process:
-        wait_for(process, lambda: log.exists() and log.read_bytes().endswith(b"\n"))
-        process.kill()
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, text=True) as killed:
+        wait_for(killed, lambda: log.exists() and log.read_bytes().endswith(b"\n"))
+        killed.kill()
     assert len(RunFolder.open(folder).metrics("batch")) == 1
     assert position(folder)["update"] == 0
-    succeed(script(framework, "--resume", folder))
+    process.train("--resume", folder)
     same_end(whole, folder)

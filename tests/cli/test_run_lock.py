@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT
-from helpers.training_runs import execute, script, succeed
 from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import presets
@@ -32,14 +32,15 @@ def begun(folder: Path) -> RunFolder:
     return RunFolder.create(folder, Experiment(articles.get_network("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
 
 
-def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework: str, tmp_path: Path) -> None:
+def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(
+    process: FrameworkProcess, tmp_path: Path
+) -> None:
     run = begun(tmp_path / "run")
-    ended = execute(script(framework, "--resume", run.folder))
-    assert ended.code == 2
+    ended = process.train("--resume", run.folder, code=2)
     assert ended.stderr.strip() == f"error: {run.folder} is being trained by another process: wait for it, or stop it"
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
     del run
-    succeed(script(framework, "--resume", tmp_path / "run"))
+    process.train("--resume", tmp_path / "run")
 
 
 def test_a_lock_is_shared_within_a_process_and_ends_with_the_one_that_holds_it(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_weights_ten_times_farther_than_the_twin_are_different(three: dict[str, 
     assert outcome.first.tensor == "weights"
 
 
+@pytest.mark.slow
 def test_the_farthest_of_several_twins_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
     one = run_check(subject(dataset), three).trajectory
     with Worker("torch", threads=1) as second, Worker("torch", threads=1) as third:
@@ -88,24 +89,31 @@ def test_the_farthest_of_several_twins_counts(three: dict[str, Worker], dataset:
     assert any(row["twin"] > alone["twin"] for row, alone in zip(more, one, strict=True))
 
 
-def test_one_rounded_step_is_within_the_noise_model(three: dict[str, Worker], dataset: data.Dataset) -> None:
-    for check in (
-        subject(dataset, dtype="float32"),
-        subject(dataset, "adam", dtype="float32"),
-        Check(
-            articles.get_network("vgg_mini@0.25"),
-            changed(presets.get_recipe("adam"), batch_size=8),
-            dataset,
-            2,
-            "float32",
-        ),
-    ):
-        outcome = run_check(check, three, onnx=compare_through_onnx)
-        assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
-        assert outcome.summaries()["backward"]["bound"] > 1e-7
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("", "article"),
+        pytest.param("", "adam", marks=pytest.mark.slow),
+        pytest.param("vgg_mini@0.25", "adam", marks=pytest.mark.slow),
+    ],
+)
+def test_one_rounded_step_is_within_the_noise_model(
+    name: str, recipe: str, three: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    """The network is that of `subject`, or a known one of this `name`."""
+    check = subject(dataset, recipe, dtype="float32")
+    if name:
+        how = changed(presets.get_recipe(recipe), batch_size=8)
+        check = Check(articles.get_network(name), how, dataset, 2, "float32")
+    outcome = run_check(check, three, onnx=compare_through_onnx)
+    assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
+    assert outcome.summaries()["backward"]["bound"] > 1e-7
 
 
-@pytest.mark.parametrize(("seed", "batch"), [(0, 8), (3, 8), (0, 16), (3, 32)])
+@pytest.mark.parametrize(
+    ("seed", "batch"),
+    [(0, 8), (3, 32), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 8), (0, 16)))],
+)
 def test_in_float32_the_rounding_of_a_batch_norms_sums_is_no_difference(
     seed: int, batch: int, workers: dict[str, Worker]
 ) -> None:

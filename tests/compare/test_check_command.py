@@ -141,6 +141,7 @@ def test_both_frameworks_train_my_network_alike():
 """The test in docs/parity.md, for the project of a user."""
 
 
+@pytest.mark.slow
 def test_the_five_lines_of_the_page_check_a_network_file_of_another_project(tmp_path: Path) -> None:
     assert DOWNSTREAM.strip() in (ROOT / "docs" / "parity.md").read_text()
     (tmp_path / "my_network.json").write_text(network().to_json())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers.pair_models import open_workers
 from parity.pairs.model_worker import ModelWorker
 from parity.selftest.edited_training import NETWORK, TrainingEdit
 from parity.selftest.of_programs import PROGRAMS, SPELLED
@@ -26,8 +24,8 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[dict[str, ModelWorker]]:
-    yield from open_workers()
+def workers(pair_workers: dict[str, ModelWorker]) -> dict[str, ModelWorker]:
+    return pair_workers
 
 
 def test_names_and_sentences_are_unique_and_every_text_is_in_the_file() -> None:

@@ -68,7 +68,7 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
     assert {stage["bound"] for stage in stages.values()} <= {0.0, 1e-12}
 
 
-@pytest.mark.parametrize("width", ["", "@0.5"])
+@pytest.mark.parametrize("width", ["@0.5", pytest.param("", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_of_the_documents_is_equal_through_onnx_too(
     name: str, width: str, workers: dict[str, Worker]

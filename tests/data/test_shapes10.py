@@ -96,6 +96,7 @@ def softmax_regression(images, labels, epochs=15, rate=1e-3, batch=250):
     return lambda images: (features(images) @ weights).argmax(axis=1)
 
 
+@pytest.mark.slow
 def test_a_linear_classifier_stays_far_below_sixty_percent(shapes):
     predict = softmax_regression(shapes.train_images, shapes.train_labels)
     assert (predict(shapes.train_images) == shapes.train_labels).mean() > 0.25  # it learned what it can

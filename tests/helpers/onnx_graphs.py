@@ -92,6 +92,14 @@ def weights_of(net: Network) -> State:
     return fresh
 
 
+EXPORTS: dict[tuple[Worker, Network], bytes] = {}
+"""The results of `raw_export`."""
+
+
 def raw_export(worker: Worker, net: Network) -> bytes:
+    """What `worker` exports of `net`, exported once for all tests. The worker holds the model afterwards."""
     worker.start(net, presets.get_recipe("article").optimizer, weights_of(net), "float32")
-    return worker.export()
+    key = (worker, net)
+    if key not in EXPORTS:
+        EXPORTS[key] = worker.export()
+    return EXPORTS[key]

@@ -174,10 +174,13 @@ def falling(folder: Path) -> Path:
 
 
 class Runs:
-    """Folders below `root`. Each is filled once, by the first of several test processes that needs it."""
+    """Folders below `root`. Each is filled once, by the first of several test processes that needs it.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `train(framework, *words)` trains in a process that runs already.
+    """
+
+    def __init__(self, root: Path, train: Callable[..., Ended]) -> None:
+        self.root, self.train = root, train
         root.mkdir(exist_ok=True)
 
     def once(self, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
@@ -216,7 +219,7 @@ class Runs:
             places = [
                 stop(command, folder, signal.SIGKILL, updates)[1] for command, updates in ((start, 2), (again, 3))
             ]
-            succeed(again)
+            self.train(framework, "--resume", folder, *often)
             return places
 
         return self.once(f"{framework}-killed", make)
@@ -227,15 +230,15 @@ class Runs:
         return self.root / f"{framework}-falling"
 
     def stopped(self, framework: str) -> tuple[Path, list[Ended]]:
-        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and continued each time with the command that it printed."""
+        """A run of `falling`, stopped by Ctrl-C and SIGTERM, and continued each time with the command that it printed."""
 
         def make(folder: Path) -> list[Ended]:
             command = script(framework, "--resume", falling(folder), "--checkpoint-every", 0)
-            ends = [stop(command, folder, signal.SIGKILL, 2)[0]]
+            ends: list[Ended] = []
             for number in (signal.SIGINT, signal.SIGTERM):
                 ends.append(stop(command, folder, number, 2)[0])
                 command = command_in(ends[-1].stderr)
-            return [*ends, succeed(command)]
+            return [*ends, self.train(framework, *command[2:])]
 
         folder, ends = self.once(f"{framework}-stopped", make)
         return folder, [Ended(**end) for end in ends]
@@ -255,13 +258,10 @@ class Runs:
                 "other best": ["--eval-only", f"{other / 'best.safetensors'}"],
             }
             before = bits(own)
-            program = "import json, sys; from parity import data; from parity.cli.train import main as train\n"
-            program += "main = lambda framework, words: train(['--framework', framework, *words])\n"
-            program += "kept = data.load('cifar10'); data.DATASETS['cifar10'] = lambda *_: kept\n"
-            program += "for call in json.loads(sys.argv[2]): assert main(sys.argv[1], [*call, '--json', '--threads', '1']) == 0"
-            ended = succeed([sys.executable, "-c", program, framework, json.dumps(list(calls.values()))])
+            ends = {what: self.train(framework, *words, "--json") for what, words in calls.items()}
             assert bits(own) == before
-            return dict(zip(calls, map(json.loads, ended.stdout.splitlines()), strict=True)) | {"said": ended.stderr}
+            said = "".join(ended.stderr for ended in ends.values())
+            return {what: json.loads(ended.stdout) for what, ended in ends.items()} | {"said": said}
 
         found: dict[str, Any] = self.once(f"{framework}-results", make)[1]
         return found

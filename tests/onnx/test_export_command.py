@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ import onnx
 import pytest
 
 from helpers.export_calls import watched_calls
+from helpers.framework_process import FrameworkProcess
 from helpers.paths import ROOT, environment_with_helpers
 from helpers.scripts import script_main
 from helpers.training_runs import Ended, execute, succeed
@@ -35,7 +37,7 @@ from parity.weights.canonical_state import initialise, save
 
 main = script_main("export_onnx")
 
-SMALL = "vgg16_bn_drop@0.125"
+SMALL = "vgg_mini@0.125"
 LIMIT = 200
 
 
@@ -124,7 +126,7 @@ def test_both_frameworks_export_one_graph_and_say_what_it_holds(files: dict[str,
         onnx.checker.check_model(model, full_check=True)
         graphs.append(model.graph.SerializeToString())
         assert said["framework"] == framework and said["opset"] == 18 and said["bytes"] == path.stat().st_size
-        assert said["nodes"]["Conv"] == 13 and said["nodes"]["BatchNormalization"] == 14
+        assert said["nodes"]["Conv"] == said["nodes"]["BatchNormalization"] == 8
         assert 0 <= said["check"]["error"] <= said["check"]["bound"] < 1e-3
     assert graphs[0] == graphs[1]
 
@@ -283,13 +285,13 @@ def test_users_see_what_was_exported_by_which_framework_and_a_table(run: Path, s
     told = said["torch"]["table"]
     assert told.startswith(f"{SMALL} of {run}, exported by PyTorch {version('torch')}")
     assert told.splitlines()[0].endswith(":")
-    assert "Conv                                       13" in told
+    assert re.search(r"Conv {30,}8\n", told)
     assert "Written: table.onnx, checked against PyTorch" in told
 
 
-def test_fresh_weights_are_named_with_their_seed(framework: str, tmp_path: Path) -> None:
-    done = export("--framework", framework, "--model", "vgg_mini@0.05", "--to", "static", "--output", tmp_path / "a")
-    first = done.stdout.splitlines()[0]
+def test_fresh_weights_are_named_with_their_seed(framework: str, process: FrameworkProcess, tmp_path: Path) -> None:
+    words = ("--framework", framework, "--model", "vgg_mini@0.05", "--to", "static", "--output", tmp_path / "a")
+    first = process.execute("export_onnx", *words).stdout.splitlines()[0]
     name, distribution = {"paddle": ("PaddlePaddle", "paddlepaddle"), "torch": ("PyTorch", "torch")}[framework]
     assert first.startswith(f"vgg_mini@0.05 with fresh weights (seed 0), exported by {name} {version(distribution)}")
 
@@ -355,14 +357,15 @@ def test_the_rounding_of_a_mean_of_a_map_refuses_no_export(flags: tuple[str, ...
     assert output.exists()
 
 
-def test_a_cousin_of_a_networks_file_is_exported_from_any_folder(tmp_path: Path) -> None:
+def test_a_cousin_of_a_networks_file_is_exported_from_any_folder(
+    processes: dict[str, FrameworkProcess], tmp_path: Path
+) -> None:
     file = tmp_path / "some folder" / "small.json"
     file.parent.mkdir()
     nodes = (Conv("conv", 8), Add("sum", ((), (Conv("other", 8),))), GlobalAvgPool("mean"), Linear("fc", 10))
     file.write_text(Network("small", (3, 8, 8), nodes).to_json())
     output = tmp_path / "small.onnx"
-    assert (
-        main(["--model", f"{file}@0.5+classes5", "--framework", "torch", "--seed", "1", "--output", str(output)]) == 0
-    )
+    words = ("--model", f"{file}@0.5+classes5", "--framework", "torch", "--seed", "1", "--output", output)
+    processes["torch"].execute("export_onnx", *words, folder=tmp_path)
     (scores,) = onnx.load(str(output)).graph.output
     assert scores.type.tensor_type.shape.dim[1].dim_value == 5

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from helpers.export_calls import Ended, calls
-from helpers.processes import alone
+from helpers.framework_process import FrameworkProcess
 from helpers.refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_error
 from helpers.scripts import script_main
 from parity.backend.registry import FRAMEWORKS
@@ -255,11 +255,14 @@ exporter.to_static(model, __import__("pathlib").Path(sys.argv[2]))
 assert [dict(vars(layer)) for layer in [model, *layers]] == attributes
 assert model.training and not model.bn1_1.training
 assert logger.level == logging.INFO
+logger.setLevel(logging.NOTSET)
 """
 
 
-def test_an_export_leaves_the_model_and_the_logging_as_they_were(framework: str, tmp_path: Path) -> None:
-    alone(LEFT_ALONE, framework, tmp_path)
+def test_an_export_leaves_the_model_and_the_logging_as_they_were(
+    framework: str, process: FrameworkProcess, tmp_path: Path
+) -> None:
+    process.run(LEFT_ALONE, framework, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ without any framework

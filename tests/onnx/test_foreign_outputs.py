@@ -13,7 +13,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
-from helpers.processes import alone
+from helpers.framework_process import FrameworkProcess
 from helpers.refusals import Refused, refusal
 from helpers.scripts import script_main
 from parity.inference.outputs import PROBABILITIES, SCORES, softmax
@@ -313,10 +313,10 @@ for name, head in {"scores": nn.Identity(), "softmax": nn.Softmax(), "log_softma
 
 @pytest.mark.parametrize(("framework", "program"), [("torch", TORCH), ("paddle", PADDLE)])
 def test_files_of_the_frameworks_own_exporters_give_the_frameworks_probabilities(
-    framework: str, program: str, tmp_path: Path
+    framework: str, program: str, process: FrameworkProcess, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "pixels.npy", PIXELS)
-    alone(program, tmp_path, tmp_path / "pixels.npy")
+    process.run(program, tmp_path, tmp_path / "pixels.npy")
     expected = np.load(tmp_path / f"{framework}.npy")
     assert expected.max() > 0.3, "equal probabilities prove nothing"
     files = sorted(tmp_path.glob("*.onnx"))

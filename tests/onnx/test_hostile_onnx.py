@@ -239,10 +239,10 @@ def test_a_slow_model_gets_the_time_that_its_pictures_need(tmp_path: Path, monke
         return time.monotonic() - started
 
     sample = seconds(LimitedProcess(graph(tmp_path / "a.onnx", loop(100_000, "rows")), 1), 1)
-    monkeypatch.setattr(limited_process, "SECONDS", 2)
-    model = LimitedProcess(graph(tmp_path / "a.onnx", loop(int(100_000 * 0.6 / sample), "rows")), 1)
+    monkeypatch.setattr(limited_process, "SECONDS", 1)
+    model = LimitedProcess(graph(tmp_path / "a.onnx", loop(int(100_000 * 0.3 / sample), "rows")), 1)
     seconds(model, 1)
-    assert seconds(model, 8) > 2
+    assert seconds(model, 8) > 1
 
 
 def test_the_json_of_a_graph_that_answers_is_complete(

@@ -63,8 +63,9 @@ def test_the_exports_of_both_frameworks_become_equal_files(net: Network, workers
     assert files["torch"] == files["paddle"]
 
 
-def test_exporting_ten_times_gives_ten_equal_graphs(worker: Worker) -> None:
-    made = {export(raw_export(worker, EVERY_KIND), EVERY_KIND, weights_of(EVERY_KIND)) for _ in range(10)}
+def test_exporting_three_times_gives_three_equal_graphs(worker: Worker) -> None:
+    made = {export(raw_export(worker, EVERY_KIND), EVERY_KIND, weights_of(EVERY_KIND))}
+    made |= {export(worker.export(), EVERY_KIND, weights_of(EVERY_KIND)) for _ in range(2)}
     assert len(made) == 1
 
 

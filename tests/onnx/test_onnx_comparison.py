@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant, run_check
 from parity.compare.step_inputs import RunInputs
-from parity.onnx import graph_writer
+from parity.onnx import comparison, graph_writer
 from parity.onnx.comparison import (
     BATCHES,
     TRAINED_STEPS,
@@ -31,6 +32,25 @@ from parity.selftest import changes
 from parity.selftest.subject import DEPTHWISE, network, subject
 
 ONNX = ("onnx",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sides_without_a_fault_are_exported_once() -> Iterator[None]:
+    """Export each side without a fault only once, because exports take most of the time of these tests."""
+    own, kept = comparison._export, dict[tuple[object, ...], comparison.Export]()
+
+    def once(worker: Worker, run_inputs: RunInputs) -> comparison.Export:
+        if run_inputs.patches:
+            return own(worker, run_inputs)
+        values = tuple((name, array.tobytes()) for name, array in run_inputs.state.items())
+        key = (id(worker), run_inputs.network, hash(values))
+        if key not in kept:
+            kept[key] = own(worker, run_inputs)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "_export", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,12 @@ def test_the_pictures_have_every_batch_size_and_the_extremes(check: Check) -> No
 
 
 @pytest.mark.parametrize(
-    ("planted", "layer"), [("conv3:weight:1e-4", "conv3"), ("bn2:variance:1e-3", "bn2"), ("fc1:bias:1e-3", "fc1")]
+    ("planted", "layer"),
+    [
+        ("conv3:weight:1e-4", "conv3"),
+        ("bn2:variance:1e-3", "bn2"),
+        pytest.param("fc1:bias:1e-3", "fc1", marks=pytest.mark.slow),
+    ],
 )
 def test_a_changed_weight_is_found_at_its_layer(
     planted: str, layer: str, check: Check, workers: dict[str, Worker]
@@ -99,11 +124,16 @@ def test_a_mean_of_numbers_that_cancel_is_no_difference(check: Check, workers: d
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds"),
-    [("hard_swish", {"HardSwish"}), ("clip", {"Max", "Clip"})],
+    ("framework", "name", "kinds"),
+    [
+        ("torch", "hard_swish", {"HardSwish"}),
+        ("paddle", "clip", {"Max", "Clip"}),
+        pytest.param("paddle", "hard_swish", {"HardSwish"}, marks=pytest.mark.slow),
+        pytest.param("torch", "clip", {"Max", "Clip"}, marks=pytest.mark.slow),
+    ],
 )
 def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
-    name: str, kinds: set[str], framework: str, check: Check, workers: dict[str, Worker]
+    framework: str, name: str, kinds: set[str], check: Check, workers: dict[str, Worker]
 ) -> None:
     pair = {side: workers[side] for side in sorted(workers, key=lambda side: side == framework)}
     outcome = run_check(check, pair, changes.patch(name, "relu2")(check), onnx=compare_through_onnx)
@@ -114,6 +144,7 @@ def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
     assert failed.endswith(") belongs to no layer in inference; the network has Relu at this place")
 
 
+@pytest.mark.parametrize("framework", ["paddle", pytest.param("torch", marks=pytest.mark.slow)])
 def test_an_operator_of_another_layer_is_named_at_the_layer_that_it_replaces(
     framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:

@@ -1,13 +1,12 @@
-"""Fixtures of the tests of pairs: worker processes, and a call that compares two of the small models in them."""
+"""A fixture of the tests of pairs: a call that compares two of the small models in the worker processes of the session."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from helpers.pair_models import HERE, MODELS, ComparePair, open_workers
+from helpers.pair_models import HERE, MODELS, ComparePair
 from parity.pairs.compare_models import run_pair
 from parity.pairs.inputs import drawn
 from parity.pairs.model_worker import ModelWorker
@@ -15,12 +14,7 @@ from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import EXACT, Pair
 
 
-@pytest.fixture(scope="module")
-def pair_workers() -> Iterator[dict[str, ModelWorker]]:
-    yield from open_workers()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
     """Compares two factories of the small models, or of any modules, on random inputs of the shapes given."""
 

@@ -1,6 +1,6 @@
 """Mutated files of every kind are accepted or refused in one line; none causes a traceback, hangs or takes all memory.
 
-`pytest -m slow tests/unit/test_fuzz.py` runs 4,800 mutations through the readers and 200 through the commands; the default suite runs 300.
+`pytest -m slow tests/unit/test_fuzz.py` runs 4,800 mutations through the readers and 200 through the commands; the default suite runs 150.
 `PYTHONPATH=tests python -m helpers.fuzz KIND N N+1` runs case N of a kind again.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from helpers.fuzz import KINDS, MEMORY, SECONDS, mutated, prepare
 from helpers.paths import ROOT, environment_with_helpers
 
-CUT, CUT_OF_COMMANDS = 280, 20
+CUT, CUT_OF_COMMANDS = 140, 10
 WHOLE, WHOLE_OF_COMMANDS = 4800, 200
 
 
