@@ -105,7 +105,8 @@ class _ReLU(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _masked(gradient, ctx.out, lambda out: out > 0)
+        out, ctx.out = ctx.out, None  # the graph keeps its contexts until all gradients are computed
+        return _masked(gradient, out, lambda out: out > 0)
 
 
 class _MaskedProduct(PyLayer):
@@ -118,7 +119,8 @@ class _MaskedProduct(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _masked(gradient, ctx.mask, lambda mask: mask), None
+        mask, ctx.mask = ctx.mask, None
+        return _masked(gradient, mask, lambda mask: mask), None
 
 
 class _Turned(PyLayer):
@@ -160,7 +162,7 @@ class _Dense(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, taps = ctx.kept
+        (x, weight, taps), ctx.kept = ctx.kept, ()
         rows = gradient.transpose([0, 2, 1]).flatten(1)
         products = paddle.matmul(rows, x.flatten(1), transpose_x=True).reshape([len(taps), -1, taps.shape[2]])
         own = paddle.matmul(products[0], taps[0], transpose_y=True)
