@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,10 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from parity.arrays import Array
+from parity.network.windows import Pad
+
+Area = tuple[slice, slice]
+"""Rows and columns of pixels."""
 
 _BLOCK = 1 << 16
 """At most so many elements of each array are computed at once: they stay in the cache between two operations."""
@@ -75,12 +81,29 @@ def convolve_turned(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor
     return _Turned.apply(x, weight, padding)
 
 
-def convolve_densely(x: Tensor, weight: Tensor, taps: Array) -> Tensor:
-    """The convolution of `x` [N,C,H,W] with `weight` [K,C,k,k] as one product of matrices -> [N,K,Q], for Q output pixels.
+def convolve_few_pixels(x: Tensor, weight: Tensor, stride: int, pads: tuple[Pad, Pad]) -> Tensor:
+    """The convolution of `x` [N,C,H,W] with `weight` [K,C,k,k]. Each tap of the kernel is one product of matrices for all images.
 
-    `taps` [Q,k*k,H*W] is 1 where an output pixel multiplies that tap of the kernel by that input pixel, else 0.
+    Paddle's product of one image at a time mostly reads weights if the image has few pixels. And many taps meet only padding there.
     """
-    return _Dense.apply(x, weight, paddle.to_tensor(taps, x.dtype))
+    return _TapByTap.apply(x, weight, stride, pads)
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """`x` [N,C,H,W] + `bias` [C], for an `x` that trains."""
+    return _Biased.apply(x, bias)
+
+
+def scale_channels(x: Tensor, mean: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """(`x` - `mean`) * `factor` + `shift` for `x` [N,C] or [N,C,H,W] and arrays [C]."""
+    # DIFFERS: batch norm in inference is much faster than operators that broadcast.
+    return F.batch_norm(x, mean, paddle.ones_like(mean), factor, shift, False, 0.0, 0.0)
+
+
+def sum_channels(*factors: Tensor) -> Tensor:
+    """The sums [C] of one tensor, or of the product of two, in a contiguous shape [N,C] or [N,C,H,W]."""
+    arrays = [array(factor).reshape(*factor.shape[:2], -1) for factor in factors]
+    return paddle.to_tensor(np.einsum(",".join(["ncl"] * len(arrays)) + "->c", *arrays))
 
 
 def _masked(x: Tensor, mask: Tensor, is_on: Callable[[Array], Array]) -> Tensor:
@@ -151,27 +174,84 @@ class _Turned(PyLayer):
         return F.conv2d(gradient, paddle.to_tensor(turned), None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
 
 
-class _Dense(PyLayer):
-    """A convolution as one product of matrices. The large matrix is computed again for the gradients, and not kept."""
+class _TapByTap(PyLayer):
+    """A convolution that multiplies, for each tap of the kernel, the input pixels that meet it, and adds to their output pixels.
+
+    Within, images are [H,W,N,C], and weights [k,k,K,C], so that the operands of every product lie together.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, taps: Tensor) -> Tensor:
-        ctx.kept = x.detach(), weight.detach(), taps
-        out = paddle.matmul(x.flatten(1), _Dense._matrix(weight, taps), transpose_y=True)
-        return out.reshape([len(x), len(taps), -1]).transpose([0, 2, 1]).contiguous()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, pads: tuple[Pad, Pad]) -> Tensor:
+        size, kernel = x.shape[2:], weight.shape[2]
+        sizes = [(pixels + sum(pad) - kernel) // stride + 1 for pixels, pad in zip(size, pads, strict=True)]
+        ctx.taps = list(_meetings(size, sizes, kernel, stride, pads))
+        ctx.kept = [tensor.detach() for tensor in (x, weight)]
+        ctx.needs = [not tensor.stop_gradient for tensor in (x, weight)]
+        inputs, weights = _swap(x), _swap(weight)
+        out = paddle.zeros([*sizes, x.shape[0], weight.shape[0]], x.dtype)
+        for tap, there, here in ctx.taps:
+            _add(paddle.matmul(_rows(inputs, here), weights[tap], transpose_y=True), out, there)
+        return _swap(out)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (x, weight, taps), ctx.kept = ctx.kept, ()
-        rows = gradient.transpose([0, 2, 1]).flatten(1)
-        products = paddle.matmul(rows, x.flatten(1), transpose_x=True).reshape([len(taps), -1, taps.shape[2]])
-        own = paddle.matmul(products[0], taps[0], transpose_y=True)
-        for product, tap in zip(products[1:], taps[1:], strict=True):
-            own.add_(paddle.matmul(product, tap, transpose_y=True))
-        return (rows @ _Dense._matrix(weight, taps)).reshape(x.shape), own.reshape(weight.shape), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (inputs, weights), ctx.kept = map(_swap, ctx.kept), ()
+        gradients, of_inputs, of_weights = _swap(gradient), paddle.zeros_like(inputs), paddle.zeros_like(weights)
+        for tap, there, here in ctx.taps:
+            rows = _rows(gradients, there)
+            if ctx.needs[0]:
+                _add(rows @ weights[tap], of_inputs, here)
+            if ctx.needs[1]:
+                _add(paddle.matmul(rows, _rows(inputs, here), transpose_x=True), of_weights, tap)
+        return _swap(of_inputs) if ctx.needs[0] else None, _swap(of_weights) if ctx.needs[1] else None
+
+
+def _meetings(
+    size: Sequence[int], sizes: Sequence[int], kernel: int, stride: int, pads: tuple[Pad, Pad]
+) -> Iterator[tuple[tuple[int, int], Area, Area]]:
+    """For each tap of the kernel that meets inputs: tap, output pixels, input pixels. `size` is that of inputs, `sizes` of outputs."""
+    rows, columns = (
+        [
+            (tap, slice(first, end), slice(first * stride - before + tap, (end - 1) * stride - before + tap + 1, stride))
+            for tap in range(kernel)
+            if (first := max(0, -((tap - before) // stride))) < (end := min(out, (pixels - 1 + before - tap) // stride + 1))
+        ]
+        for pixels, out, (before, _) in zip(size, sizes, pads, strict=True)
+    )
+    for (i, *row), (j, *column) in product(rows, columns):
+        yield (i, j), (row[0], column[0]), (row[1], column[1])
+
+
+def _swap(x: Tensor) -> Tensor:
+    """`x` [A,B,C,D] as [C,D,A,B]: pixels before images and channels, or after them."""
+    x, swapped = x.contiguous(), paddle.empty([*x.shape[2:], *x.shape[:2]], x.dtype)
+    # DIFFERS: transpose is slower than numpy's.
+    array(swapped).reshape(-1, x.shape[0] * x.shape[1])[...] = array(x).reshape(x.shape[0] * x.shape[1], -1).T
+    return swapped
+
+
+def _rows(x: Tensor, area: Area) -> Tensor:
+    """The pixels `area` of `x` [H,W,N,C] as rows of C channels."""
+    pixels = array(x)[area]
+    rows = paddle.empty([math.prod(pixels.shape[:-1]), pixels.shape[-1]], x.dtype)
+    array(rows).reshape(pixels.shape)[...] = pixels
+    return rows
+
+
+def _add(rows: Tensor, total: Tensor, area: Area | tuple[int, int]) -> None:
+    """Add `rows` to the pixels `area` of `total`, in place."""
+    pixels = array(total)[area]
+    pixels += array(rows).reshape(pixels.shape)
+
+
+class _Biased(PyLayer):
+    """The sum with a bias for each channel."""
 
     @staticmethod
-    def _matrix(weight: Tensor, taps: Tensor) -> Tensor:
-        """The matrix [Q*K,C*H*W] that maps an image to its output."""
-        filters, channels = weight.shape[:2]
-        return (weight.reshape([filters * channels, -1]) @ taps).reshape([len(taps) * filters, -1])
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        ctx.needs = not bias.stop_gradient
+        return scale_channels(x, paddle.zeros_like(bias), paddle.ones_like(bias), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, sum_channels(gradient.contiguous()) if ctx.needs else None

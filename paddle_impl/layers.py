@@ -14,7 +14,6 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_impl import cpu_functions
-from parity.arrays import Array
 from parity.network import nodes
 from parity.network.nodes import Shape
 from parity.network.windows import Pad
@@ -205,16 +204,12 @@ class _AvgPool(nn.AvgPool2D):
         return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
-_FEW_PIXELS = 9
-"""At most so many pixels in a convolution's output make one product for many images faster (docs/performance.md)."""
+_FEW_PIXELS = 49
+"""At most so many pixels in a convolution's output make products of many images faster (docs/performance.md)."""
 
 
 class _Conv(nn.Conv2D):
-    """Paddle's Conv2D with faster computations on CPU.
-
-    The bias is added as [C,1,1], because the kernels for Paddle's own [1,C,1,1] are slower. For few output pixels, Paddle's product of one
-    image at a time mostly reads weights, so one product computes many images. For other sizes, its gradient for the input is slow.
-    """
+    """Paddle's Conv2D with faster computations on CPU. Elsewhere, the bias is added as [C,1,1], which is faster than as [1,C,1,1]."""
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         padding, bias = _padding(node.pads(shape)), None if node.bias else False
@@ -229,29 +224,22 @@ class _Conv(nn.Conv2D):
     def of(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The convolution of `x` with `weight` and `bias` instead of the layer's own."""
         out = self._product(x, weight)
-        return out if bias is None else out + bias.reshape([-1, 1, 1])
+        if bias is None:
+            return out
+        return cpu_functions.add_bias(out, bias) if cpu_functions.trains(out) else out + bias.reshape([-1, 1, 1])
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
-        if cpu_functions.has_array(x) and x.shape[0] >= 8:
-            size = self.node.output(tuple(x.shape[1:]))[1:]
-            pixels = math.prod(x.shape[2:])
-            if self.node.groups == 1 and pixels <= self.node.kernel**2 and math.prod(size) <= _FEW_PIXELS:
-                taps = _taps(self.node, tuple(x.shape[1:]))
-                return cpu_functions.convolve_densely(x, weight, taps).reshape([x.shape[0], -1, *size])
+        if self._has_few_pixels(x):
+            return cpu_functions.convolve_few_pixels(x, weight, self.node.stride, self.node.pads(tuple(x.shape[1:])))
         if self.turns and cpu_functions.trains(x):
             return cpu_functions.convolve_turned(x, weight, self._padding)
         return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
 
-
-@cache
-def _taps(node: nodes.Conv, shape: Shape) -> Array:
-    """Which tap of a kernel multiplies which pixel of an input of `shape` for each output pixel: [Q,k*k,H*W] of 0 and 1."""
-    sides = []
-    for pixels, outputs, (before, _) in zip(shape[1:], node.output(shape)[1:], node.pads(shape), strict=True):
-        output, tap, pixel = np.ogrid[:outputs, : node.kernel, :pixels]
-        sides.append(output * node.stride - before + tap == pixel)
-    taps = np.einsum("qip,rjs->qrijps", *sides, dtype=np.uint8)
-    return taps.reshape(math.prod(taps.shape[:2]), node.kernel**2, -1)
+    def _has_few_pixels(self, x: Tensor) -> bool:
+        """Whether `x` has many images, and their output few pixels."""
+        if not cpu_functions.has_array(x) or x.shape[0] < 8 or self.node.groups > 1:
+            return False
+        return math.prod(self.node.output(tuple(x.shape[1:]))[1:]) <= _FEW_PIXELS
 
 
 def _padding(pads: tuple[Pad, Pad]) -> list[int]:

@@ -19,6 +19,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from paddle_impl import cpu_functions
+from paddle_impl.cpu_functions import scale_channels, sum_channels
 from paddle_impl.layers import BatchNorm, Dropout, _Conv, times
 from parity.network import nodes as kinds
 from parity.network.nodes import Node, Nodes
@@ -232,28 +233,21 @@ class _SharedBatchNorm(PyLayer):
         count, mean, variance = _combine(part.share((x.size // x.shape[1], mean, variance)))
         if part.index == 0:
             layer.update_statistics(mean, variance, "biased", count)
-        inverse = (variance + layer._epsilon).rsqrt()
+        inverse = 1 / (variance + layer._epsilon).sqrt()
         ctx.x, ctx.part, ctx.learns = x.detach(), part, not gamma.stop_gradient
         ctx.count, ctx.mean, ctx.inverse, ctx.scale = count, mean, inverse, gamma * inverse
-        return _scale(x, mean, ctx.scale, beta)
+        return scale_channels(x, mean, ctx.scale, beta)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        zeros, ones = paddle.zeros_like(ctx.mean), paddle.ones_like(ctx.mean)
-        deviations, ctx.x = _scale(ctx.x, ctx.mean, ones, zeros), None
-        slopes, values = (cpu_functions.array(x.contiguous()).reshape(*x.shape[:2], -1) for x in (gradient, deviations))
-        gamma = paddle.to_tensor(np.einsum("ncl,ncl->c", slopes, values)) * ctx.inverse
-        beta = paddle.to_tensor(np.einsum("ncl->c", slopes))
-        means = [sum(own) / ctx.count for own in zip(*ctx.part.share((gamma, beta)), strict=True)]
-        # (gradient - its mean - x normalised * the mean of their product) * scale
-        out = _scale(gradient, means[1], ctx.scale, zeros)
-        out.subtract_(_scale(deviations, zeros, means[0] * ctx.inverse * ctx.scale, zeros))
+        zeros, gradient = paddle.zeros_like(ctx.mean), gradient.contiguous()
+        normalised, ctx.x = scale_channels(ctx.x, ctx.mean, ctx.inverse, zeros), None
+        gamma, beta = sum_channels(gradient, normalised), sum_channels(gradient)
+        of_gamma, of_beta = (times(sum(own), 1 / ctx.count) for own in zip(*ctx.part.share((gamma, beta)), strict=True))
+        # (gradient - its mean - normalised * the mean of their product) * scale
+        out = scale_channels(gradient, of_beta, ctx.scale, zeros)
+        out.subtract_(scale_channels(normalised, zeros, of_gamma * ctx.scale, zeros))
         return out, gamma if ctx.learns else None, beta
-
-
-def _scale(x: Tensor, mean: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """(`x` - `mean`) * `factor` + `shift`, channel by channel. No other kernel of Paddle is as fast."""
-    return F.batch_norm(x, mean, paddle.ones_like(mean), factor, shift, False, 0.0, 0.0)
 
 
 def _combine(statistics: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
