@@ -212,9 +212,14 @@ def _meetings(
     """For each tap of the kernel that meets inputs: tap, output pixels, input pixels. `size` is that of inputs, `sizes` of outputs."""
     rows, columns = (
         [
-            (tap, slice(first, end), slice(first * stride - before + tap, (end - 1) * stride - before + tap + 1, stride))
+            (
+                tap,
+                slice(first, end),
+                slice(first * stride - before + tap, (end - 1) * stride - before + tap + 1, stride),
+            )
             for tap in range(kernel)
-            if (first := max(0, -((tap - before) // stride))) < (end := min(out, (pixels - 1 + before - tap) // stride + 1))
+            if (first := max(0, -((tap - before) // stride)))
+            < (end := min(out, (pixels - 1 + before - tap) // stride + 1))
         ]
         for pixels, out, (before, _) in zip(size, sizes, pads, strict=True)
     )

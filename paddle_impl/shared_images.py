@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any, TypeVar
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
