@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Measure what parity.record costs a training step: time, interleaved with the same step without it, and peak memory.
 
-    python scripts/measure_recording.py [--framework torch] [--network vgg_mini@0.5] [--batch-size 64] [--steps 12] [--layers]
+    python scripts/measure_recording.py --framework torch --steps 12 --update docs/recordings.md
 
-Each memory is the peak of a process of its own. The last line is JSON.
+Each memory is the peak of a process of its own. The last line is JSON. `--update` writes it to bench/recording/FRAMEWORK.json beside the
+page, and the table of the logs of both frameworks into the page.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,17 @@ import numpy as np
 
 import parity
 from parity import machine
-from parity.backend.registry import implementation
+from parity.backend.registry import NAMES, implementation
+from parity.files import generated_block
+from parity.files.atomic import write_atomically
 
 WARM_UP = 2
+
+MARK = "cost of recording"
+"""The word in the marks of the generated block."""
+
+PARTS = {"weights": "`layers=()`", "layers": "all layers"}
+"""What is recorded -> its name in the table."""
 
 
 def make_step(framework: str, network: str, batch_size: int, device: str) -> tuple[Any, Any, Callable[[], None]]:
@@ -98,6 +109,36 @@ def train_once(options: argparse.Namespace) -> None:
     print(implementation(options.framework, "runtime").peak_memory(options.device))
 
 
+def table(logs: dict[str, dict[str, Any]]) -> str:
+    """Return the table of the logs by framework, and how they were measured."""
+    columns = [f"{NAMES[name]} {log['versions'][name]}" for name, log in logs.items()]
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(logs)]
+    for part, words in PARTS.items():
+        costs = [log[part] for log in logs.values()]
+        times = [f"{c['time'] - 1:+.1%} ({c['least'] - 1:+.1%} to {c['most'] - 1:+.1%})" for c in costs]
+        lines.append(f"| time of a step, {words} | {' | '.join(times)} |")
+    for part, words in PARTS.items():
+        peaks = [f"{log[part]['memory']:.2f} times" for log in logs.values()]
+        lines.append(f"| peak memory, {words} | {' | '.join(peaks)} |")
+    notes = [
+        f"- {NAMES[name]}: `{log['network']}`, batch {log['batch_size']}, {log['machine']}, 1 thread, {log['started']}, commit "
+        f"{log['commit']}, load average before: {log['load_before']}. `{log['command']}`"
+        for name, log in logs.items()
+    ]
+    spread = f"Time: the median of {min(log['steps'] for log in logs.values())} steps, each beside one without recording (the quartiles)."
+    return "\n".join([*lines, "", spread, "", *notes])
+
+
+def update(page: Path, found: dict[str, Any]) -> None:
+    """Write the log of a framework, and the block of the page."""
+    folder = page.parent / "bench" / "recording"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{found['framework']}.json", (json.dumps(found, indent=1) + "\n").encode())
+    paths = {name: folder / f"{name}.json" for name in NAMES}
+    logs = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    generated_block.update(page, MARK, table(logs))
+
+
 def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,16 +148,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--folder", help="where recordings are written (default: the system's temporary folder)")
+    parser.add_argument(
+        "--update", type=Path, metavar="PAGE", help="write the log beside the page, and the table into it"
+    )
     parser.add_argument("--only", choices=("nothing", "weights", "layers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         train_once(options)
         return
-    found: dict[str, Any] = {"machine": machine.describe(), **vars(options)}
+    if options.update:
+        generated_block.around(options.update, MARK)  # before minutes of work
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    found: dict[str, Any] = {
+        "command": shlex.join(["python", *sys.argv]),
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip() or "unknown",
+        "machine": machine.describe(),
+        "load_before": machine.load_average(),
+        "versions": implementation(options.framework, "runtime").versions(),
+        **{name: getattr(options, name) for name in ("framework", "network", "batch_size", "steps", "device")},
+    }
     for what, layers in (("weights", ()), ("layers", None)):
-        plain, recorded = map(statistics.median, measure_time(options, layers))
-        print(f"{what}: {plain:.3f} s without, {recorded:.3f} s with recording: {recorded / plain - 1:+.1%}")
-        found[what] = {"without_s": plain, "with_s": recorded, "time": recorded / plain}
+        seconds = measure_time(options, layers)
+        plain, recorded = map(statistics.median, seconds)
+        ratios = [one / other for other, one in zip(*seconds, strict=True)]
+        least, ratio, most = statistics.quantiles(ratios)
+        print(f"{what}: {plain:.3f} s without, {recorded:.3f} s with recording: {ratio - 1:+.1%}")
+        found[what] = {"without_s": plain, "with_s": recorded, "time": ratio, "least": least, "most": most}
     base = measure_memory(options, "nothing")
     for what in ("weights", "layers"):
         peak = measure_memory(options, what)
@@ -124,6 +184,8 @@ def main() -> None:
             f"{what}: peak memory {base / 2**20:.0f} MiB without, {peak / 2**20:.0f} MiB with recording: {peak / base:.2f} times"
         )
         found[what] |= {"without_bytes": base, "with_bytes": peak, "memory": peak / base}
+    if options.update:
+        update(options.update, found)
     print(json.dumps(found))
 
 

@@ -29,6 +29,10 @@ def about_programs(pair: RecordedPair) -> Iterator[str]:
             values = [_on(found, name) for found in (one, two)]
             yield from _differing(pair, name, *values)
     yield from _differing(pair, "processes", str(one.ranks), str(two.ranks))
+    kept = [", ".join(step.slots) or "nothing" for step in steps]
+    yield from (
+        _differing(pair, f"state of the optimizer before step {pair.numbers[0]}", *kept) if "nothing" in kept else ()
+    )
     yield from _differing(pair, "forward passes in step 1", *(str(step.batches) for step in steps))
     yield from _differing(pair, "backward passes in step 1", *(str(len(step.losses)) for step in steps))
     if pair.is_of_one:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import math
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +155,7 @@ class Recorder:
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
         self._file: TensorWriter | None = None
+        self._slots: Sequence[str] = ()
         self._last = 0
         with contextlib.ExitStack() as undo:
             self.model = RecordedModel(self.backend, model)
@@ -316,11 +318,19 @@ class Recorder:
         """Return the file of the current step, begun if necessary."""
         if self._file is None:
             self._file = TensorWriter(self.folder / step_name(self.number), self._room)
-            self.batches, self.losses, self.clips = 0, [], []
+            self.batches, self.losses, self.clips, self._slots = 0, [], [], ()
             self.model.begin(self._file)
             if self._last != self.number - 1 or not self._last:
                 self._write_weights("start")
+                self._slots = self._list_slots()
         return self._file
+
+    def _list_slots(self) -> Sequence[str]:
+        """Return what the optimizer keeps for its smallest parameter."""
+        trained = [tensor for tensor in self.model.tensors().values() if self.backend.is_trained(tensor)]
+        if not trained or not isinstance(self.optimizer, self.backend.OPTIMIZER):
+            return ()
+        return sorted(self.backend.optimizer_state(self.optimizer, min(trained, key=lambda t: math.prod(t.shape))))
 
     def _write_weights(self, prefix: str) -> None:
         for name, tensor in self.model.tensors().items():
@@ -394,6 +404,7 @@ class Recorder:
             "dtypes": sorted(self.model.dtypes),
             "optimizer": self._described,
             "clips": self.clips,
+            "slots": self._slots,
         }
         used = self._file.close({"format": FORMAT, "step": json.dumps(fields)})
         self._room = max(ROOM, used * 5 // 4)

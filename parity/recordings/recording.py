@@ -162,6 +162,7 @@ class StepDescription(ShortRepr):
         dtypes: The floating-point dtypes of recorded tensors.
         optimizer: The optimizer as data, see `OptimizerDescription.to_json`.
         clips: The clipping outside of the optimizer: kind and limit.
+        slots: What the optimizer kept for a parameter before the step, in the first step and after a gap. It is not recorded itself.
     """
 
     id: str
@@ -173,6 +174,7 @@ class StepDescription(ShortRepr):
     dtypes: Sequence[str]
     optimizer: Mapping[str, object]
     clips: Sequence[Sequence[str | float]] = field(default_factory=list)
+    slots: Sequence[str] = field(default_factory=list)
 
     @cached_property
     def described_optimizer(self) -> OptimizerDescription:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from parity.pairs.replaced_functions import dropping
 from parity.recordings.recorded_pair import kinds_of_one, modules_of_side
 from parity.recordings.recorder import Recorder, framework_of
 from parity.recordings.recording import DrawRow, RankRecording, StepRecord, read_recording
-from parity.short_repr import ShortRepr, few
+from parity.short_repr import ShortRepr, few, steps_in_words
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,6 +123,17 @@ class Replay:
                     "it, give the scaler a smaller scale"
                 )
 
+    def warn_of_state(self) -> None:
+        """Say in one line that the state of the recorded optimizer is not restored, if it had any."""
+        had = {n: slots for n in self.recording.numbers if (slots := self.recording.step(n).description.slots)}
+        if had:
+            kept = few(list(next(iter(had.values()))))
+            warnings.warn(
+                f"{self.recording.path.parent}: the optimizer kept {kept} before {steps_in_words(list(had))}; "
+                "a replay does not restore that, so the updates differ: record from the start of the training, with every=1",
+                stacklevel=4,
+            )
+
     def _batch(self, record: StepRecord, batch: int) -> ReplayedBatch:
         arrays = {place: self._tensor(record[f"input/{batch}/{place}"]) for place in record.named(f"input/{batch}")}
         positional = sorted((place for place in arrays if place.isdecimal()), key=int)
@@ -178,7 +190,7 @@ def replay(
     Args:
         path: The folder of a recording, of either framework, with its weights. A process group replays rank by rank.
         model: A `torch.nn.Module` or `paddle.nn.Layer` in training mode. Its weights are overwritten.
-        optimizer: The optimizer of the loop; needed for `output`. It should be fresh.
+        optimizer: The optimizer of the loop; needed for `output`. It should be fresh. A warning says if the recorded one was not.
         output: A folder for the recording of the replay, as `parity.record` writes it. By default nothing is recorded.
         layers: As in `parity.record`.
         weights: As in `parity.record`.
@@ -223,4 +235,5 @@ def replay(
                 model, optimizer, Path(output), len(recording.numbers), layers, every, weights, 0, overwrite
             )
             stack.enter_context(found.recorder.recording(dropouts=False))
+        found.warn_of_state()
         yield found.steps()

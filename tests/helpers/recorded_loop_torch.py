@@ -88,12 +88,20 @@ def train(
     accumulate: int = 1,
     drop: float = 0.0,
     killed_in: int = 0,
+    before: int = 0,
     **options: Any,
 ) -> list[float]:
-    """Train and record, or only train without a path; return the losses. The process kills itself in step `killed_in`."""
+    """Train and record, or only train without a path; return the losses. The process kills itself in step `killed_in`.
+
+    `before` steps are not recorded.
+    """
     torch.manual_seed(3)
     net = make(dtype, seed, drop)
     optimizer = make_optimizer(net, rate, of_norms=of_norms)
+    for images, _ in batches(before):
+        net(torch.from_numpy(images).to(getattr(torch, dtype))).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
     losses = []
     idle = contextlib.nullcontext(SimpleNamespace(keep=lambda **_: None))
     with parity.record(net, optimizer, path, **{"steps": 3, **options}) if path else idle as recorder:

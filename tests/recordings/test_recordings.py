@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,20 @@ def test_a_replay_of_steps_with_gaps_takes_the_weights_of_each(tmp_path: Path) -
     steps = [read_recording(tmp_path / name)[0] for name in ("one", "two")]
     assert steps[0].numbers == steps[1].numbers == [1, 3, 5]
     np.testing.assert_array_equal(steps[0].step(5)["start/conv1.weight"], steps[1].step(5)["start/conv1.weight"])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_optimizer_that_was_not_fresh_is_said(tmp_path: Path, framework: str) -> None:
+    recorded_loop_torch.train(tmp_path / "fresh")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the optimizer kept")
+        LOOPS[framework].replay(tmp_path / "fresh", tmp_path / "again")
+    LOOPS[framework].train(tmp_path / "late", before=1)
+    with pytest.warns(UserWarning, match="late: the optimizer kept velocity before step 1; a replay does not restore"):
+        LOOPS[framework].replay(tmp_path / "late", tmp_path / "out")
+    outcome = parity.compare_recordings(tmp_path / "late", tmp_path / "out")
+    said = "state of the optimizer before step 1: the reference velocity, the candidate nothing"
+    assert said in outcome.conditions
 
 
 def test_a_replay_that_cannot_be_is_refused(tmp_path: Path) -> None:
