@@ -380,7 +380,7 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-EXACT = ("add", "subtract", "pow", "remainder")
+_EXACT = ("add", "subtract", "pow", "remainder")
 """Operators of `METHODS` whose kernels take a Python number in float32."""
 
 
@@ -391,7 +391,7 @@ def prepared_process() -> Iterator[None]:
     dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
     for name, (kind, operator) in operators.items():
         rounded = rounding(kind, operator)
-        setattr(Tensor, name, _exactly(rounded) if kind in EXACT else rounded)
+        setattr(Tensor, name, _exactly(rounded) if kind in _EXACT else rounded)
     try:
         with paddle.enable_grad():
             yield
