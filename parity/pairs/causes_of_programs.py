@@ -14,6 +14,7 @@ from parity.backend.registry import NAMES
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.named_losses import name_loss
 from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
@@ -76,7 +77,8 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
         if g[0].shape != g[1].shape or distance(g[0], g[1]) <= MATCH:
             continue
         z = evidence.outputs.get(name)
-        said += list(_of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence))
+        found = _of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence)
+        said += [f"output {name}: {text}" for text in found] if len(names) > 1 else found
     a, b = (evidence.losses[side] for side in SIDES)
     is_same_value = abs(a - b) <= MATCH * max(abs(a), abs(b))
     if not said and not is_same_value:
@@ -105,6 +107,11 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
         value = abs(b - ratio * a) <= MATCH * abs(b)
         what = "loss and its gradient are" if value else "gradient of the loss is"
         yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape)}"
+        return
+    functions = [None if z is None else name_loss(x, z, evidence.targets) for x in g]
+    if functions[0] != functions[1]:
+        named = [f"{NAMES[side]} {text or 'another one'}" for side, text in zip(SIDES, functions, strict=True)]
+        yield f"function of the loss: {', '.join(named)}"
         return
     zero = [set(np.flatnonzero(~x.reshape(len(x), -1).any(1)).tolist()) if x.ndim else set() for x in g]
     if zero[0] != zero[1]:
@@ -239,13 +246,21 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
     elif abs(ratios[0] - 1) > FIT:
         valid = [int((fit.factors != 0).sum()) for fit in fits]
         said = [
-            f"{NAMES[side]} {_reduction(fit.factors[used][0], len(y), count, samples)}"
+            f"{NAMES[side]} {_reduction(fit.factors[used], len(y), count, samples)}"
             for side, fit, count in zip(SIDES, fits, valid, strict=True)
         ]
+        if all("multiplies" in text for text in said):
+            said = [f"Paddle's loss is PyTorch's times {ratios[0]:.6g}"]
         yield f"reduction of the loss: {', '.join(said)}"
 
 
-def _reduction(factor: float, labels: int, valid: int, samples: int) -> str:
+def _reduction(factors: Array, labels: int, valid: int, samples: int) -> str:
+    factor = factors[0]
+    if np.ptp(factors) > FIT * np.abs(factors).max():  # labels have weights
+        total = float(factors.sum())
+        if abs(total - 1) <= FIT:
+            return "divides by the sum of the weights of the labels"
+        return f"does not: they add up to {total:.6g}"
     for words, count in (
         ("sums over the labels", 1),
         (

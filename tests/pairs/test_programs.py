@@ -219,7 +219,7 @@ CLASS_WEIGHTS = np.array([1.0, 2.0, 3.0, 1.0, 1.0])[CLASSES]
         (gradient(SCORES, CLASSES, (CLASSES != 0) / 6), "ignore_index of the loss: PyTorch ignores no label, Paddle ignores label 0; "
             "reduction of the loss: PyTorch averages over all 8 labels, Paddle averages over the 6 labels that are not ignored"),
         (gradient(SCORES, CLASSES, CLASS_WEIGHTS / 13), "(relative to the first): PyTorch equal, Paddle 0: 1, 1: 2, 2: 3, 3: 1"),
-        (gradient(SCORES, CLASSES, MEAN) * 0.5, "multiplies the sum over the labels by 0.0625"),
+        (gradient(SCORES, CLASSES, MEAN * 0.5), "multiplies the sum over the labels by 0.0625"),
         (None, "only PyTorch's loss uses the output of the model"),
     ],
 )  # fmt: skip
@@ -228,6 +228,20 @@ def test_a_loss_is_explained_by_the_gradients_of_its_outputs(theirs: np.ndarray 
     found = {"torch": {"": ours}, "paddle": {} if theirs is None else {"": theirs}}
     cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
     assert cause and text in (cause.sentence or "")
+
+
+def test_the_divisor_of_weighted_labels_is_named() -> None:
+    found = {
+        "torch": {"": gradient(SCORES, CLASSES, CLASS_WEIGHTS / 14)},
+        "paddle": {"": gradient(SCORES, CLASSES, CLASS_WEIGHTS / 8)},
+    }
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
+    assert cause and cause.sentence == (
+        "reduction of the loss: PyTorch divides by the sum of the weights of the labels, Paddle does not: they add up to 1.75"
+    )
+    found = {side: {"": gradient(SCORES, CLASSES, MEAN * factor)} for side, factor in (("torch", 0.4), ("paddle", 0.3))}
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
+    assert cause and cause.sentence == "reduction of the loss: Paddle's loss is PyTorch's times 0.75"
 
 
 def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:
