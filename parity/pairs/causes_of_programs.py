@@ -15,6 +15,7 @@ from parity.backend.user_program import AVERAGE
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.named_losses import name_loss
 from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
@@ -97,7 +98,8 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
         if g[0].shape != g[1].shape or distance(g[0], g[1]) <= evidence.match:
             continue
         z = evidence.outputs.get(name)
-        said += list(_of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence))
+        found = _of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence)
+        said += [f"output {name}: {text}" for text in found] if len(names) > 1 else found
     a, b = (evidence.losses[side] for side in SIDES)
     is_same_value = abs(a - b) <= evidence.match * max(abs(a), abs(b))
     if not said and not is_same_value:
@@ -127,6 +129,11 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
         value = abs(b - ratio * a) <= evidence.match * abs(b)
         what = "loss and its gradient are" if value else "gradient of the loss is"
         yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape, evidence.fit)}"
+        return
+    functions = [None if z is None else name_loss(x, z, evidence.targets) for x in g]
+    if functions[0] != functions[1]:
+        named = [f"{NAMES[side]} {text or 'another one'}" for side, text in zip(SIDES, functions, strict=True)]
+        yield f"function of the loss: {', '.join(named)}"
         return
     zero = [set(np.flatnonzero(~x.reshape(len(x), -1).any(1)).tolist()) if x.ndim else set() for x in g]
     if zero[0] != zero[1]:
@@ -252,34 +259,42 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
         return
     ratios = two.factors[used] / one.factors[used]
     if np.ptp(ratios) > tolerance * np.abs(ratios).max():
-        weights = []
-        for fit in fits:
-            # The weights of the classes, relative to that of the first label.
-            own = {int(label): fit.factors[used][y[used] == label] for label in sorted(set(y[used].tolist()))}
-            first = next(iter(own.values()))[0]
-            flat = all(np.ptp(factors) <= tolerance * abs(first) for factors in own.values())
-            weights.append(
-                {label: f"{factors[0] / first:.{min(4, digits)}g}" for label, factors in own.items()} if flat else None
-            )
-        if all(weights):
-            said = [
-                f"{NAMES[side]} {'equal' if set(own.values()) == {'1'} else few([f'{k}: {v}' for k, v in own.items()])}"
-                for side, own in zip(SIDES, weights, strict=True)
-                if own
-            ]
-            yield f"weights of the classes (relative to the first): {', '.join(said)}"
-        else:
-            yield "the losses weigh samples differently"
+        yield _compare_weights(fits, used, y, tolerance)
     elif abs(ratios[0] - 1) > tolerance:
         valid = [int((fit.factors != 0).sum()) for fit in fits]
         said = [
-            f"{NAMES[side]} {_reduction(np.median(fit.factors[used]), len(y), count, samples, tolerance)}"
+            f"{NAMES[side]} {_reduction(fit.factors[used], len(y), count, samples, tolerance)}"
             for side, fit, count in zip(SIDES, fits, valid, strict=True)
         ]
+        if all("multiplies" in text for text in said):
+            said = [f"Paddle's loss is PyTorch's times {ratios[0]:.6g}"]
         yield f"reduction of the loss: {', '.join(said)}"
 
 
-def _reduction(factor: float, labels: int, valid: int, samples: int, tolerance: float) -> str:
+def _compare_weights(fits: Sequence[_Fit], used: Array, y: Array, tolerance: float) -> str:
+    """Say how the weights of the classes differ, if each side has one weight for each class of the labels `y` that are `used`."""
+    said = []
+    for side, fit in zip(SIDES, fits, strict=True):
+        # The weights of the classes, relative to that of the first label.
+        own = {int(label): fit.factors[used][y[used] == label] for label in sorted(set(y[used].tolist()))}
+        first = next(iter(own.values()))[0]
+        if any(np.ptp(factors) > tolerance * abs(first) for factors in own.values()):
+            return "the losses weigh samples differently"
+        digits = min(4, round(-math.log10(tolerance)))
+        weights = {label: f"{factors[0] / first:.{digits}g}" for label, factors in own.items()}
+        equal = set(weights.values()) == {"1"}
+        said.append(f"{NAMES[side]} {'equal' if equal else few([f'{k}: {v}' for k, v in weights.items()])}")
+    return f"weights of the classes (relative to the first): {', '.join(said)}"
+
+
+def _reduction(factors: Array, labels: int, valid: int, samples: int, tolerance: float) -> str:
+    """Say how the losses of labels, each times its one of `factors`, are made one number."""
+    factor = float(np.median(factors))
+    if np.ptp(factors) > tolerance * np.abs(factors).max():  # labels have weights
+        total = float(factors.sum())
+        if abs(total - 1) <= tolerance:
+            return "divides by the sum of the weights of the labels"
+        return f"does not: they add up to {total:.6g}"
     counts = {
         "sums over the labels": 1,
         f"averages over the {valid} labels that are not ignored"

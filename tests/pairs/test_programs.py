@@ -388,6 +388,20 @@ def test_a_loss_is_explained_by_the_gradients_of_its_outputs(theirs: np.ndarray 
     assert cause and text in (cause.sentence or "")
 
 
+def test_the_divisor_of_weighted_labels_is_named() -> None:
+    found = {
+        "torch": {"": gradient(SCORES, CLASSES, CLASS_WEIGHTS / 14)},
+        "paddle": {"": gradient(SCORES, CLASSES, CLASS_WEIGHTS / 8)},
+    }
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
+    assert cause and cause.sentence == (
+        "reduction of the loss: PyTorch divides by the sum of the weights of the labels, Paddle does not: they add up to 1.75"
+    )
+    found = {side: {"": gradient(SCORES, CLASSES, MEAN * factor)} for side, factor in (("torch", 0.4), ("paddle", 0.3))}
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
+    assert cause and cause.sentence == "reduction of the loss: Paddle's loss is PyTorch's times 0.75"
+
+
 def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:
     ours = RANDOM.standard_normal((4, 3))
     both = {"torch": {"": ours}, "paddle": {"": ours * 12}}

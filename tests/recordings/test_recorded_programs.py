@@ -108,6 +108,29 @@ def test_an_optimizer_that_somebody_wrote_is_judged_by_its_updates(tmp_path: Pat
     assert outcome.optimizers == ([] if rate == 0.1 else ["learning rate: PyTorch 0.1, Paddle 0.2 at all 6 parameters"])
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_parameters_may_be_left_out_of_clipping_in_two_ways(tmp_path: Path, is_same: bool) -> None:
+    torch.manual_seed(0)
+    model = TorchBiased()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with parity.record(model, optimizer, tmp_path / "torch.run", 1) as recorder:
+        ((images, labels),) = recorded_loop_torch.batches(1)
+        recorder.keep(labels=torch.from_numpy(labels))
+        F.cross_entropy(model(torch.from_numpy(images).float())["scores"], torch.from_numpy(labels)).backward()
+        clipped = model if not is_same else model.fc
+        torch.nn.utils.clip_grad_norm_(clipped.parameters(), 0.01)
+        optimizer.step()
+    net = PaddleBiased()
+    for parameter in [*net.conv.parameters(), *net.bn.parameters()]:
+        parameter.need_clip = False
+    descent = paddle.optimizer.SGD(0.1, net.parameters(), grad_clip=paddle.nn.ClipGradByGlobalNorm(0.01))
+    outcome = replay_paddle(tmp_path / "torch.run", tmp_path / "paddle.run", descent, net)
+    assert outcome.verdict == ("equal" if is_same else "different"), outcome.sentence()
+    left_out = "left out of clipping: PyTorch no, Paddle yes at conv.weight, conv.bias, bn.weight, bn.bias"
+    assert outcome.conditions == [left_out]
+    assert is_same or left_out in outcome.sentence()
+
+
 def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TorchBiased()
