@@ -271,7 +271,7 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
         yield f"reduction of the loss: {', '.join(said)}"
 
 
-def _compare_weights(fits: Sequence[_Fit], used: Array, y: Array, tolerance: float) -> str:
+def _compare_weights(fits: Sequence[_CrossEntropy], used: Array, y: Array, tolerance: float) -> str:
     """Say how the weights of the classes differ, if each side has one weight for each class of the labels `y` that are `used`."""
     said = []
     for side, fit in zip(SIDES, fits, strict=True):
