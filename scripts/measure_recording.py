@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -126,7 +127,8 @@ def table(logs: dict[str, dict[str, Any]]) -> str:
         for name, log in logs.items()
     ]
     spread = f"Time: the median of {min(log['steps'] for log in logs.values())} steps, each beside one without recording (the quartiles)."
-    return "\n".join([*lines, "", spread, "", *notes])
+    wrapped = [textwrap.fill(note, 116, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+    return "\n".join([*lines, "", spread, "", *wrapped])
 
 
 def update(page: Path, found: dict[str, Any]) -> None:

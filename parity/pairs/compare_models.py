@@ -197,10 +197,13 @@ def compare_models(
     check_sides(program_loss, program_optimizer, {"torch": torch, "paddle": paddle})
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
     found = take_batches(batches, steps, str(folder or Path.cwd()))
-    if found and (inputs is not None or input_shape is not None or any(by_name.values())):
+    is_given = inputs is not None or input_shape is not None or any(by_name.values())
+    if found and is_given:
         raise InputError("the batches hold the inputs: leave out --inputs, --input-shape and --input")
     batch_names, batch_inputs, targets = split_batches(found, loss_inputs, bool(program_loss), seed)
-    arrays, names, forms = (batch_inputs[0], {}, {}) if found else take_inputs(input_shape, inputs, seed, by_name)
+    has_own = found or (not is_given and set(stages) == {INIT})  # models that are only made fresh do not run
+    taken = (next(iter(batch_inputs), []), {}, {}) if has_own else take_inputs(input_shape, inputs, seed, by_name)
+    arrays, names, forms = taken
     pair = Pair(
         torch,
         paddle,

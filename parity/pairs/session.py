@@ -275,10 +275,7 @@ class Session:
         # Before any run: a buffer of the user may hold running statistics.
         self._fresh = {side: self.workers[side].tensors(constants[side]) for side in SIDES}
         self.wanted = {side: list(dict.fromkeys(unit.holder for unit in bare[side].units)) for side in SIDES}
-        try:
-            seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
-        except InputError as error:
-            raise InputError(f"{error}{self._layout_remedy()}") from None
+        seen = self._run_once()
         trained = seen
         if self.pair.length:
             trained = self.everywhere(lambda side: self.run(side, True, randomness=True), SIDES)
@@ -301,7 +298,7 @@ class Session:
             seen = trained = {side: self.folds.run(side, run) for side, run in seen.items()}
         self._match(seen)
         seen, trained = (self._with_parts(runs) for runs in (seen, trained))
-        if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
+        if self.pair.inputs and not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")
         for train, runs in ((False, seen), (True, trained)):
             self.keys[train] = alignment.draw_keys(self.pairing, runs, self.alignment(runs))
@@ -309,6 +306,15 @@ class Session:
         self._widen(seen, trained)
         self.exact_buffers = {side: self._take_exact_buffers(side) for side in SIDES} if self.dtype == "float64" else {}
         return trained
+
+    def _run_once(self) -> dict[str, ModelRun]:
+        """Run both models in inference; without inputs, as for fresh models alone, nothing runs."""
+        if not self.pair.inputs:
+            return {side: ModelRun({}, {}, [], [], [], [], []) for side in SIDES}
+        try:
+            return self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
+        except InputError as error:
+            raise InputError(f"{error}{self._layout_remedy()}") from None
 
     def _layout_remedy(self) -> str:
         """Return what to do if a model fails, and both run where one of them gets its images in another order of axes."""
@@ -443,6 +449,10 @@ class Session:
         problem = Problem(self.models["torch"], self.models["paddle"], self.pair.given or {})
 
         def models() -> match_values.Models:
+            if not self.pair.inputs:
+                raise InputError(
+                    "names do not decide which layers are pairs, so that the models must run: pass --input-shape, or --map FILE"
+                )
             names = {side: self.folds.sources(side, sorted(self.shapes[side])) for side in SIDES}
             arrays = {side: self.folds.fold(side, self.workers[side].tensors(names[side])) for side in SIDES}
             return match_values.Models(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 import parity
 from helpers import init_models_paddle, init_models_torch
-from helpers.pair_models import ComparePair
+from helpers.pair_models import HERE, ComparePair
 from parity.errors import InputError
+from parity.pairs.compare_models import compare_models
 from parity.pairs.model_worker import ModelWorker
 
 TOKENS = "2,5:12"
@@ -55,6 +57,23 @@ def test_the_default_initialisers_of_both_frameworks_differ_and_are_named(compar
     assert head["shape"] == [10, 16] and 0.24 < head["torch"]["high"] <= 0.25
     assert sum(head["histogram"]["torch"]) == pytest.approx(1, abs=1e-4)
     assert outcome.to_json()["stages"]["init"]["different"] == 4
+
+
+def test_fresh_models_need_no_input_where_names_decide(tmp_path: Path) -> None:
+    init = {"stages": ["init"], "folder": HERE, "threads": 1, "init_seeds": 16}
+    outcome = compare_models("init_models_torch.py:Net", "init_models_paddle.py:Net", **init)
+    assert len(outcome.initialisation.differences) == 2
+    (tmp_path / "other.py").write_text(
+        "import paddle\ndef make():\n    return paddle.nn.Sequential(paddle.nn.Linear(4, 3))\n"
+    )
+    (tmp_path / "one.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(4, 3)\n    def forward(self, x):\n        return self.fc(x)\n"
+    )
+    with pytest.raises(
+        InputError, match=r"^names do not decide which layers are pairs, so that the models must run: pass"
+    ):
+        compare_models("one.py:Net", "other.py:make", **init | {"folder": tmp_path})
 
 
 def test_a_port_that_sets_the_initialisers_is_equal(compare: Any) -> None:
