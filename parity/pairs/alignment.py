@@ -138,12 +138,14 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
     """Match the calls of layers without weights that come in the same order on both sides."""
     here, there = ([call for call in calls if not call.unit.owns] for calls in (torch, paddle))
     matcher = difflib.SequenceMatcher(None, [c.unit.kind for c in here], [c.unit.kind for c in there], autojunk=False)
-    found = []
+    found: list[tuple[Call, Call]] = []
     for tag, a, a_end, b, b_end in matcher.get_opcodes():
-        rows = list(zip(here[a:a_end], there[b:b_end], strict=False))
-        alike = a_end - a == b_end - b and all(call.unit.kind in ALIKE for row in rows for call in row)
-        if tag == "equal" or (tag == "replace" and alike):
-            found += rows
+        rows = here[a:a_end], there[b:b_end]
+        alike = [[call for call in row if call.unit.kind in ALIKE] for row in rows]
+        if tag == "equal":
+            found += zip(*rows, strict=True)
+        elif len(alike[0]) == len(alike[1]):
+            found += zip(*alike, strict=True)
     return found
 
 

@@ -306,7 +306,8 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     what = f"gradient of {tensor}" if phase in ("backward", "gradient") else tensor
     found = Cause(special) if special else _explained_by_tensors(a, b, what)
     own = _kinds_of_own(*compared.calls) if compared.calls else ""
-    if found and own and special in (None, own):
+    sizes = _other_sizes_of_calls(evidence, *compared.calls) if compared.calls else ""
+    if found and ((own and special in (None, own)) or (sizes and special == sizes)):
         found = replace(found, generic=True)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
@@ -410,7 +411,8 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     if not forward or a.shape != b.shape:
         return None
     narrow = _dtype(a, b) if evidence.dtype == "float64" else None
-    return narrow or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
+    sizes = _other_sizes_of_calls(evidence, one, two)
+    return sizes or narrow or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
 
 
 def _kinds_of_own(one: Call, two: Call) -> str:
@@ -454,6 +456,24 @@ def _turned_input(evidence: PairEvidence, one: Call, two: Call) -> str | None:
             both = f", and batch first is {first} on both sides" if first is not None else ""
             return f"the input of {one.name} has its axes in another order: {list(x.shape)} in PyTorch, {list(y.shape)} in Paddle{both}"
     return None
+
+
+def _other_sizes_of_calls(evidence: PairEvidence, one: Call, two: Call) -> str:
+    """Do `other_sizes` for the inputs of two calls in the last run; "" where one has none."""
+    if not one.inputs or not two.inputs:
+        return ""
+    return other_sizes(
+        one, two, evidence.runs["torch"].arrays[one.inputs[0]], evidence.runs["paddle"].arrays[two.inputs[0]]
+    )
+
+
+def other_sizes(one: Call, two: Call, x: Array, y: Array) -> str:
+    """Say that the inputs `x` and `y` of two layers have other sizes of axes, which padding inside does not make up for; else ""."""
+    if x.ndim != y.ndim or x.ndim < 3 or x.size == y.size or x.shape[:2] != y.shape[:2]:
+        return ""
+    if padding_of(one.unit, two.unit, x, y) is not None:
+        return ""
+    return f"the input of {one.name} has shape {list(x.shape)} in PyTorch, {list(y.shape)} in Paddle"
 
 
 def describe_places(torch: Array, paddle: Array, differ: Array, form: str = "") -> str:

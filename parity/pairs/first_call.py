@@ -25,7 +25,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import LIKE_ROUNDING, OTHER_CHANCE, describe_places
+from parity.pairs.causes import LIKE_ROUNDING, OTHER_CHANCE, describe_places, other_sizes
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.outer_padding import padding_of
 from parity.pairs.session import Session
@@ -60,6 +60,12 @@ HIDDEN = re.compile(r"\$|(None|False|\?|(torch|paddle)\.\w+)$")
 
 INFINITE = re.compile(r"float\('(-?inf|nan)'\)")
 """How a program spells these numbers."""
+
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
+"""How a program spells a number."""
+
+TENSOR = re.compile(r"\$(\d+)")
+"""How the arguments of a call spell its tensors, by the number of its inputs."""
 
 SLICE = re.compile(r"slice\(([^(),]+, [^(),]+, [^(),]+)\)")
 """How a program spells a slice outside of brackets."""
@@ -176,7 +182,8 @@ class _Search:
     def __init__(
         self, session: Session, first: Divergence, runs: Mapping[str, ModelRun], aligned: Alignment, train: bool
     ) -> None:
-        self.session, self.first, self.runs, self.aligned, self.train = session, first, runs, aligned, train
+        self.session, self.first, self.recorded, self.aligned, self.train = session, first, runs, aligned, train
+        self.runs = {side: replace(run, functions=_with_numbers(run.functions)) for side, run in runs.items()}
         self.tolerance = first.bound
         self.partner: dict[str, str] = {}
         """Origin of a tensor of PyTorch -> that of its equal partner in Paddle."""
@@ -198,6 +205,8 @@ class _Search:
                 return None
             what = "inputs" if tensor.startswith("input") else "outputs"
             number = int(tensor.removeprefix(what[:-1]) or 0)
+            if self.first.phase != "backward" and what == "outputs" and self._has_other_sizes(*pairs[place[0]]):
+                what, number = "inputs", 0  # compared as far as both have them
             if self.first.phase == "backward":
                 self._know(pairs, "all")
                 return self._backward(pairs[place[0]], number)
@@ -230,6 +239,11 @@ class _Search:
             return start
         call = self.runs[side].functions[number]
         return str(call["inputs"][0]) if call["name"] == "pad" and call["inputs"] else start
+
+    def _has_other_sizes(self, one: Call, two: Call) -> bool:
+        """Whether a layer gets an input of another size, which padding inside of it does not make up for."""
+        inputs = [self.runs[s].arrays[call.inputs[0]] for s, call in zip(SIDES, (one, two), strict=True) if call.inputs]
+        return len(inputs) == len(SIDES) and other_sizes(one, two, *inputs) != ""
 
     def _event(self, side: str, call: Call) -> Mapping[str, Sequence[str]]:
         """Return the recorded layer of a call, with the origins of its inputs and outputs."""
@@ -289,7 +303,7 @@ class _Search:
             for side in SIDES
         }
         step = self.first.step
-        return FirstCall(sentence, self.train, self.runs, calls, results, step=step) if sentence else None
+        return FirstCall(sentence, self.train, self.recorded, calls, results, step=step) if sentence else None
 
     def _back(self, side: str, start: str, stops: Collection[str]) -> list[int]:
         """Return the numbers of the calls that make the tensor `start` from tensors of `stops`, in order; the last ones, if many."""
@@ -603,7 +617,7 @@ class _Search:
         if len(ends[0]) != len(ends[1]) or not all(same(*row) and not differ(*row) for row in zip(*ends, strict=True)):
             return None
         both = {side: self.runs[side].functions[numbers[0]] for side, numbers in found.items()}
-        return FirstCall(self._one_backward(both), True, self.runs, found, at, backward=True)
+        return FirstCall(self._one_backward(both), True, self.recorded, found, at, backward=True)
 
     def _ahead(self, side: str, start: str) -> list[int]:
         """Return the numbers of the calls that use the tensor `start`, up to those that make the outputs of layers that are equal."""
@@ -708,6 +722,26 @@ class _Same:
             return True
         a, b = self._values[0].get(torch), self._values[1].get(paddle)
         return a is not None and b is not None and _is_same(_floats(a), _floats(b), self._tolerance)
+
+
+def _with_numbers(calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return calls that take a number where they take one as a tensor, such as `to_tensor(0.9)`."""
+    numbers = {
+        call["outputs"][0]: call["arguments"][0]
+        for call in calls
+        if call["name"] in CONSTANTS and call["arguments"] and NUMBER.fullmatch(call["arguments"][0])
+    }
+    return [_with_texts(call, [numbers.get(origin, "") for origin in call["inputs"]]) for call in calls]
+
+
+def _with_texts(call: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return a call with `texts` in the place of the inputs for which there is one, if not for all."""
+    kept = [i for i, text in enumerate(texts) if not text]
+    if not 0 < len(kept) < len(texts):
+        return call
+    places = [text or f"${kept.index(i)}" for i, text in enumerate(texts)]
+    arguments = [TENSOR.sub(lambda match: places[int(match[1])], text) for text in call["arguments"]]
+    return {**call, "arguments": arguments} | {key: [call[key][i] for i in kept] for key in ("inputs", "graded")}
 
 
 def _unmatched(one: Mapping[str, Any], two: Mapping[str, Any], same: _Same) -> tuple[list[str], list[str]]:

@@ -7,7 +7,6 @@ models themselves run as they are. Only inference can be equal: in training, a b
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from parity.backend.child_process import Record
 from parity.modules.description import Array as Described
 from parity.modules.description import Unit, below
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, name_in, parse_spelling
-from parity.pairs.match_fused import CHANNELS, outputs_of
+from parity.pairs.match_fused import CHANNELS, in_both_orders, outputs_of
 from parity.pairs.match_layers import NORM, normal
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.match_values import digest
@@ -182,9 +181,7 @@ def find_folds(models: Mapping[str, ModelDescription], runs: Mapping[str, ModelR
     named = {normal(unit.path) for unit in norms[OTHER_SIDE[side]]}
     alone = [unit.path for unit in norms[side] if normal(unit.path) not in named]
     if len(alone) != surplus:
-        keys = [unit.signature for unit in owners[side]], [unit.signature for unit in owners[OTHER_SIDE[side]]]
-        blocks = difflib.SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
-        kept = {unit.path for block in blocks for unit in owners[side][block.a :][: block.size]}
+        kept = in_both_orders(owners[side], owners[OTHER_SIDE[side]])
         alone = [unit.path for unit in norms[side] if unit.path not in kept]
     own = Counter(shape for unit in owners[OTHER_SIDE[side]] for shape in _norm_shapes(unit))
     found = []

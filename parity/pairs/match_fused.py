@@ -6,6 +6,7 @@ The parts of the fused layer become units, as if it were several layers. `parity
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,18 +115,26 @@ def find_fusions(
     """
     found: list[Fusion] = []
     for side, other in OTHER_SIDE.items():
-        left = Counter(surplus[other])
+        left, wholes = Counter(surplus[other]), Counter(surplus[side])
         used: set[str] = set()
-        for whole in owners[side]:
-            if not may_be_fused(whole) or whole.layer is not None or surplus[side][whole.signature] < 1:
+        at_place = in_both_orders(owners[side], owners[other])
+        for whole in sorted(owners[side], key=lambda unit: unit.path in at_place):
+            if not may_be_fused(whole) or whole.layer is not None or wholes[whole.signature] < 1:
                 continue
             free = [u for u in owners[other] if may_be_fused(u) and left[u.signature] > 0 and u.path not in used]
             parts = next(_fitting(whole, free, inputs[other], left), None)
             if parts:
                 used |= {part.path for part in parts}
+                wholes[whole.signature] -= 1
                 left.subtract(part.signature for part in parts)
                 found.append(Fusion(side, whole, parts))
     return found
+
+
+def in_both_orders(units: Sequence[Unit], others: Sequence[Unit]) -> set[str]:
+    """Return the paths of units that have one of the same kind and shape at their place in the other side's order of execution."""
+    matcher = difflib.SequenceMatcher(None, [u.signature for u in units], [u.signature for u in others], autojunk=False)
+    return {unit.path for block in matcher.get_matching_blocks() for unit in units[block.a :][: block.size]}
 
 
 def _fitting(

@@ -14,7 +14,7 @@ from typing import Any
 
 from parity.backend.registry import NAMES
 from parity.errors import InputError
-from parity.modules.description import Unit, below
+from parity.modules.description import Unit, below, layer_in_words
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs import match_names
 from parity.pairs.match_arrays import Rows, loose_shape, loose_shapes, ways_of_pools, ways_of_units, with_one_shape
@@ -516,11 +516,19 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
     beside = next(iter(alike or [u for u in after if u in free]), "nothing like it" if after else "nothing more")
     after_pair = f"after {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
     message = (
-        f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
-        f"{beside}{_lacking(left, pairs)}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, {len(pairs)} matched"
+        f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {_in_words(unit)} and "
+        f"{NAMES[there]} has {beside}{_lacking(left, pairs)}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, "
+        f"{len(pairs)} matched"
     )
     remedy = _remedy(side, unit, free) or _untied(unit, own, NAMES[there])
     return ModelsDiffer(message + remedy, {side: unit, there: beside if isinstance(beside, Unit) else None})
+
+
+def _in_words(unit: Unit) -> str:
+    """Return a unit with its kind; a container with the arrays that it holds itself."""
+    if unit.leaf:
+        return str(unit)
+    return f"{layer_in_words(unit.path)} with {few([f'{n} {list(a.shape)}' for n, a in unit.arrays.items()])}"
 
 
 def _lacking(left: Mapping[str, Sequence[Unit]], pairs: Pairs) -> str:

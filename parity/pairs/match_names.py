@@ -12,6 +12,7 @@ SYNONYMS: Sequence[Collection[str]] = (
     ("output", "out", "o", "wo"),
     ("position", "positional", "pos", "wpe"),
     ("token", "tok", "word", "wte"),
+    ("class", "cls"),
     ("weight", "gamma", "scale", "g", "w"),
     ("bias", "beta", "shift", "offset", "b"),
     ("norm", "ln", "layernorm", "rmsnorm", "bn"),
@@ -65,14 +66,20 @@ def bijection(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str] | N
         return None
     here, there = [words_of(path) for path in torch], [words_of(path) for path in paddle]
     scores = [[similarity(a, b) for b in there] for a in here]
-    found = {}
-    for i, row in enumerate(scores):
-        best = max(range(len(row)), key=row.__getitem__)
-        column = [other[best] for other in scores]
-        if not row[best] or row.count(row[best]) > 1 or column.count(row[best]) > 1 or max(column) > row[best]:
+    left, found = {(i, j) for i in range(len(here)) for j in range(len(there))}, dict[str, str]()
+    while left:  # a pair that is more alike than any other of both leaves the others less choice
+        best = [(i, j) for i, j in sorted(left) if _is_best(scores, left, i, j)]
+        if not best:
             return None
-        found[torch[i]] = paddle[best]
-    return found
+        found |= {torch[i]: paddle[j] for i, j in best}
+        left = {(i, j) for i, j in left if all(i != one and j != two for one, two in best)}
+    return {path: found[path] for path in torch}
+
+
+def _is_best(scores: Sequence[Sequence[float]], left: Collection[tuple[int, int]], i: int, j: int) -> bool:
+    """Whether two names are alike, and more than either is like any other one that is left."""
+    others = [scores[a][b] for a, b in left if (a == i) != (b == j)]
+    return scores[i][j] > max(others, default=0.0)
 
 
 def pairs_by_words(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str]:

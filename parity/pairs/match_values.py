@@ -488,7 +488,7 @@ class Search:
         after = found.assignment
         changed = [path for path in after.partner if after.partner[path] != before.partner[path]]
         fusions = [(a, b) for a, b in zip(before.fusions, after.fusions, strict=True) if str(a) != str(b)]
-        moved = [" and ".join(changed)] if changed else []
+        moved = [" and ".join(cycle) for cycle in _cycles(before.partner, after.partner)]
         for one, two in fusions:
             moved.append(" and ".join(a.path for a, b in zip(one.parts, two.parts, strict=True) if a.path != b.path))
         rows = [*_rows(after.partner, changed), *(fusion.map_row() for _, fusion in fusions)]
@@ -535,7 +535,9 @@ class Search:
 
     def _by_shape_alone(self, trial: Trial) -> Iterator[str]:
         """Yield layers that share their input with others and have another name than their partner: any weights agree before a mismatch."""
-        partner, shared = trial.assignment.partner, Counter(self._inputs.values())
+        leaves = {unit.path for unit in self.problem.owners["torch"] if unit.leaf}
+        partner = {path: other for path, other in trial.assignment.partner.items() if path in leaves}
+        shared = Counter(self._inputs.get(path, b"") for path in partner)
         for path, other in partner.items():
             last = [normal(one).rpartition(".")[2] for one in (path, other)]
             if last[0] != last[1] and path not in self.problem.named and shared[self._inputs.get(path, b"")] > 1:
@@ -557,6 +559,18 @@ def _key_of(assignment: Assignment) -> str:
     """Return a text that is equal for equal assignments."""
     partner, ways = sorted(assignment.partner.items()), sorted(assignment.ways.items())
     return repr((partner, list(map(str, assignment.fusions)), ways))
+
+
+def _cycles(before: Mapping[str, str], after: Mapping[str, str]) -> list[list[str]]:
+    """Return the groups of paths whose partners were exchanged among them."""
+    back, found = {other: path for path, other in before.items()}, list[list[str]]()
+    for path in before:
+        if before[path] == after[path] or any(path in cycle for cycle in found):
+            continue
+        found.append([path])
+        while (following := back[after[found[-1][-1]]]) != path:
+            found[-1].append(following)
+    return found
 
 
 def _path_of(fusion: Fusion, side: str) -> str:

@@ -194,6 +194,52 @@ class Held(nn.Layer):
         return self.core(x)
 
 
+class Keyed(nn.Layer):
+    """Separate layers for key and value."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[KeyedBlock() for _ in range(depth)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class KeyedBlock(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm_a, self.to_q, self.to_k, self.to_v = (
+            nn.LayerNorm(6),
+            nn.Linear(6, 6),
+            nn.Linear(6, 6),
+            nn.Linear(6, 6),
+        )
+        self.to_out, self.norm_b, self.fc_a, self.fc_b = (
+            nn.Linear(6, 6),
+            nn.LayerNorm(6),
+            nn.Linear(6, 12),
+            nn.Linear(12, 6),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_a(x)
+        x = x + self.to_out(attend(self.to_q(y), self.to_k(y), self.to_v(y)))
+        return x + self.fc_b(F.gelu(self.fc_a(self.norm_b(x))))
+
+
+class Classed(nn.Layer):
+    """Registers and names the tokens otherwise."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.distillation, self.class_token = self.create_parameter([1, 1, 6]), self.create_parameter([1, 1, 6])
+        self.score, self.flaw = nn.Linear(6, 3), flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = [t.expand([len(x), -1, -1]) for t in exchanged([self.class_token, self.distillation], self.flaw)]
+        return self.score(F.tanh(paddle.concat([*tokens, x], 1)))
+
+
 class Graded(nn.Layer):
     """Registers its parameters in another order. Their names say nothing."""
 

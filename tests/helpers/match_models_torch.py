@@ -236,6 +236,42 @@ class Held(nn.Module):
         return self.inside(x)
 
 
+class Keyed(nn.Module):
+    """Attention with one layer for key and value, and behind it a layer of the same shape."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[KeyedBlock() for _ in range(depth)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class KeyedBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.kv, self.q, self.out = nn.LayerNorm(6), nn.Linear(6, 12), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.mlp = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x = x + self.out(attend(self.q(y), *self.kv(y).chunk(2, -1)))
+        return x + self.mlp(x)
+
+
+class Classed(nn.Module):
+    """Two tokens that the model itself holds, and a head for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token, self.dist_token = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 1, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.dist_token.expand(len(x), -1, -1), x], 1)
+        return self.head(tokens.tanh())
+
+
 class Graded(nn.Module):
     """Two parameters of one shape, which only the functions of the model itself take."""
 

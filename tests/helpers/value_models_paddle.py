@@ -272,6 +272,9 @@ class Random(nn.Layer):
             "wider": lambda: paddle.floor(0.79 + paddle.rand(size, **like)) / 0.75,  # keeps too much
             "unscaled": lambda: paddle.floor(0.75 + paddle.rand(size, **like)),
             "bernoulli": lambda: paddle.bernoulli(paddle.full(size, 0.75, **like)) / 0.75,
+            "rarer floor": lambda: (
+                paddle.floor(paddle.to_tensor(0.5, **like) + paddle.rand(size, **like)) / paddle.to_tensor(0.5, **like)
+            ),
             "rarer": lambda: paddle.bernoulli(paddle.full(size, 0.5, **like)) / 0.5,
             "dropout": lambda: F.dropout(paddle.ones(size, **like), 0.25),
             "like": lambda: paddle.uniform(x.shape, min=0, max=1, **like) + paddle.randn(x.shape, **like),
@@ -413,3 +416,14 @@ class Attended(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(self.attend(x, x, x))
+
+
+class Halved(nn.Layer):
+    """Pads by a function before a convolution with stride 2."""
+
+    def __init__(self, *pads: int) -> None:
+        super().__init__()
+        self.stem, self.conv, self.pads = nn.Conv2D(3, 4, 1), nn.Conv2D(4, 5, 3, stride=2), list(pads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(self.stem(x), self.pads))

@@ -418,3 +418,14 @@ class Attended(nn.Module):
         x = x.transpose(0, 1) if self.turned else x
         x = self.attend(x, x, x)[0]
         return self.head(x.transpose(0, 1) if self.turned else x)
+
+
+class Halved(nn.Module):
+    """Pads by a function before a convolution with stride 2."""
+
+    def __init__(self, *pads: int) -> None:
+        super().__init__()
+        self.stem, self.conv, self.pads = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3, stride=2), pads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(self.stem(x), self.pads))

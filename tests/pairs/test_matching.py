@@ -40,6 +40,8 @@ EQUAL = {
     "unnamed": ("Projections", "Unnamed", [SEQUENCE]),
     "fused in Paddle": ("Projections", "Fused", [SEQUENCE]),
     "interleaved in Paddle": ("Projections", "Fused(True)", [SEQUENCE]),
+    "key and value in blocks": ("Keyed", "Keyed", ["2,5,6"]),
+    "two tokens": ("Classed", "Classed", ["2,4,6"]),
     "parameters of one shape": ("Graded", "Graded", ["2,5,6"]),
     "attention and fused": ("Attention", "Fused", [SEQUENCE]),
     "tables": ("Tables", "Tables", [TOKENS, TOKENS]),
@@ -88,6 +90,7 @@ FLAWS = {
     "own norms": ("Scaled", "Scaled(1e-2)", ["4,6"], "norm", "norm:output"),
     "bare parameters": ("Bare", "Bare(flaw='no scale')", ["4,6"], "", "(output)"),
     "tokens": ("Tokens", "Tokens(flaw='exchanged')", ["2,4,6"], "head", "head:input"),
+    "two tokens": ("Classed", "Classed('exchanged')", ["2,4,6"], "head", "head:input"),
 }
 
 
@@ -423,6 +426,12 @@ def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair
         compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
     ):
         assert not any("recipe of parameters" in line for line in other.explained)
+
+
+def test_a_refusal_names_the_arrays_of_a_container(compare_pair: ComparePair) -> None:
+    said = r"where PyTorch has the model itself with one \[5, 6\], two \[5, 6\] and Paddle has nothing more"
+    with pytest.raises(InputError, match=said):
+        compare_pair(f"{TORCH}:Graded", "paddle.nn:Sequential(Linear(6, 3))", "2,5,6")
 
 
 def test_a_refusal_names_all_layers_that_one_side_lacks(compare_pair: ComparePair) -> None:

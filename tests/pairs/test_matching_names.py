@@ -20,6 +20,12 @@ def test_paths_are_split_into_words() -> None:
         (["w", "t"], ["type", "word"], {"w": "word", "t": "type"}),
         (["query", "key"], ["k_proj", "q_proj"], {"query": "q_proj", "key": "k_proj"}),
         (["one", "two"], ["left", "right"], None),
+        (
+            ["cls_token", "dist_token"],
+            ["distillation", "class_token"],
+            {"cls_token": "class_token", "dist_token": "distillation"},
+        ),
+        (["q_a", "q_b"], ["query_c", "query_d"], None),
         (["a", "b"], ["alpha", "angle"], None),
         (["n1", "n2"], ["norm_2", "norm_1"], {"n1": "norm_1", "n2": "norm_2"}),
     ],
@@ -43,8 +49,10 @@ def test_names_that_say_something() -> None:
     }  # by synonyms, not by first letters
     assert pairs_by_words(["attention", "x"], ["a", "b"]) == {}
     here, there = ["h.0.ln_1", "h.0.fc_2", "ln_f"], ["layers.0.norm1", "layers.0.up2", "norm"]
-    assert pairs_by_words(here, there) == {"h.0.ln_1": "layers.0.norm1", "ln_f": "norm"}  # by equal numbers and words
-    assert pairs_by_words(["ln_1", "ln_2", "x"], ["norm2", "norm3", "y"]) == {}
+    assert pairs_by_words(here, there) == dict(zip(here, there, strict=True))
+    here, there = ["h.0.ln_1", "h.0.ln_2", "x"], ["layers.0.norm1", "layers.0.norm2", "y"]
+    assert pairs_by_words(here, there) == {"h.0.ln_1": "layers.0.norm1", "h.0.ln_2": "layers.0.norm2"}
+    assert pairs_by_words(["ln_1", "ln_2", "x"], ["norm5", "norm6", "y"]) == {}
 
 
 def test_the_name_of_a_fused_layer_spells_its_parts() -> None:

@@ -136,6 +136,13 @@ def test_integers_and_booleans_keep_their_dtype(compare_pair: ComparePair) -> No
     assert_equal(compare(compare_pair, "Indexed", "Indexed", "3,4,6"))
 
 
+def test_activations_of_other_kinds_are_named_beside_layers_that_only_one_side_has(compare_pair: ComparePair) -> None:
+    torch = "torch.nn:Sequential(Linear(6, 8), ReLU6(), Linear(8, 3))"
+    paddle = "paddle.nn:Sequential(Linear(6, 8), ReLU(), Flatten(1), Linear(8, 3))"
+    outcome = compare_pair(torch, paddle, "4,6")
+    assert outcome.verdict == "equal" and outcome.differences == ["kind of layer: PyTorch ReLU6, Paddle ReLU at 1"]
+
+
 def test_activations_of_two_names_are_equal_where_they_compute_the_same(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Activated('Hardtanh', 0.0, 6.0)", "Activated('ReLU6')", "4,6")
     assert_equal(outcome)
@@ -219,6 +226,13 @@ def test_tensors_without_the_axis_of_the_batch_are_compared_also_where_they_diff
     assert first and first.tensor == "places:output" and 0.1 < first.error < 10
 
 
+def test_an_input_of_another_size_is_followed_to_its_padding(compare_pair: ComparePair) -> None:
+    first = compare(compare_pair, "Halved(0, 1, 0, 1)", "Halved(1, 1, 1, 1)", "2,3,8,8", stages=("eval",)).first
+    assert first and first.tensor == "conv:output"
+    assert "the input of conv has shape [2, 4, 9, 9] in PyTorch, [2, 4, 10, 10] in Paddle" in first.sentence()
+    assert "pad((0, 1, 0, 1)" in first.sentence() and "[1, 1, 1, 1]" in first.sentence()
+
+
 def test_shapes_of_an_input_that_only_one_side_pads_are_shown(compare_pair: ComparePair) -> None:
     first = compare(compare_pair, "Bordered", "Bordered(padding=0)", "2,3,7,6", stages=("eval",)).first
     assert first and first.tensor == "conv:input"
@@ -268,6 +282,12 @@ def test_another_probability_is_named_and_no_call_beside_it(compare_pair: Compar
     said = "probability of bernoulli in training: PyTorch 0.75 at (the model itself), Paddle 0.5 at (the model itself)"
     assert outcome.differences == [said] and outcome.first and outcome.first.phase == "forward"
     assert outcome.sentence().endswith(said)
+
+
+def test_a_number_that_one_side_makes_a_tensor_is_an_argument(compare_pair: ComparePair) -> None:
+    first = compare(compare_pair, "Random('floor')", "Random('rarer floor')", "40,6", steps=2).first
+    assert first and "add(0.75) in PyTorch, add(0.5) in Paddle" in first.sentence()
+    assert "to_tensor" not in first.sentence()
 
 
 @pytest.mark.parametrize(("wrong", "cause"), [("wider", None), ("unscaled", "the input of head is ")])
