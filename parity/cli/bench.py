@@ -54,6 +54,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.report.plots import WHAT, speeds
 from parity.training.run_folder import check_writable
+from parity.version import git_commit
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     variants = _variants(options, frameworks)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    result = {"command": command_line("bench", options), "started": datetime.now().isoformat(timespec="seconds")}
+    started = datetime.now().isoformat(timespec="seconds")
+    result = {"command": command_line("bench", options), "started": started, "commit": git_commit()}
     accuracy = options.what == "accuracy"
     result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, variants, sizes)
     text = bench_accuracy.markdown(result) if accuracy else markdown(result)
@@ -379,7 +381,7 @@ def markdown(result: dict[str, Any]) -> str:
         "First training step, with compilation and allocation": first,
         "Measured": f"{counted(rounds, 'round')}, started {result['started']}, load average before: {result['load_before']}",
         "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
-        "Versions": versions,
+        "Versions": versions + (f", commit {result['commit']}" if result.get("commit") else ""),
         "Peak memory of the processes": memory,
         "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
         "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],

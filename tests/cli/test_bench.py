@@ -165,6 +165,8 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
         "torch": True,
     }
     assert all(size > 50e6 for size in result["peak_memory_bytes"].values())
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(result["commit"]) >= 7 and commit.startswith(result["commit"].removesuffix("+"))
 
 
 def test_variants_of_a_framework_are_contestants_of_one_benchmark(

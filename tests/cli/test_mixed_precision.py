@@ -14,12 +14,18 @@ import pytest
 from helpers.refusals import Refused, refusal, saved_run
 from helpers.scripts import script_main
 from helpers.training_runs import metrics, same_end, stop, succeed
-from parity import machine
+from parity import data, machine
+from parity.backend import distributed
 from parity.backend.registry import make_backend
 from parity.cli import train as train_command
+from parity.cli.command import Options
 from parity.cli.train import main as train
 from parity.errors import InputError
+from parity.process_group import ProcessGroup
+from parity.progress import Console
 from parity.recipe.precision import Arithmetic
+from parity.training.run_folder import Position
+from parity.weights.canonical_state import initialise
 
 SMALL = ("--network", "vgg16_bn_drop@0.0625", "--data", "shapes10", "--train-limit", "80", "--test-limit", "40")
 BF16 = (*SMALL, "--recipe", "adam", "--batch-size", "16", "--epochs", "2", "--amp", "bf16")
@@ -147,6 +153,21 @@ def test_evaluation_in_bf16_gives_the_accuracy_of_the_log(
         found.append(json.loads(capsys.readouterr().out))
     assert (found[0]["test_accuracy"], found[0]["test_cost"]) == (last["test_accuracy"], last["test_cost"])
     assert found[1]["test_cost"] != last["test_cost"]
+
+
+def test_every_process_takes_the_precision_and_the_layout_of_rank_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, sent = saved_run(tmp_path / "run"), list[bytes]()
+    run.arithmetic = Arithmetic("bf16", "channels_first")
+    job = train_command._Job(run, data.load("shapes10"), initialise(run.experiment.network, 0), Position(), None, "cpu")
+    monkeypatch.setattr(train_command, "_begin", lambda *_: job)
+    monkeypatch.setattr(train_command, "_start", lambda *_: (None, "cpu"))
+    monkeypatch.setattr(distributed, "from_first", lambda backend, data, device: sent.append(data) or sent[0])
+    options, console = Options(resume=None, data_dir=None), Console(silent=True)
+    train_command._prepare("torch", options, ProcessGroup(0, 2), console)
+    followed = train_command._prepare("torch", options, ProcessGroup(1, 2), console)
+    assert (followed.run.arithmetic, followed.run.experiment) == (run.arithmetic, run.experiment)
 
 
 # What is chosen
