@@ -18,6 +18,14 @@ DTYPE = re.compile(r"(torch|paddle)\.\w+")
 IDLE = ("name", "inplace", "training", "_stacklevel", "data_format", "device", "place")
 """Arguments that do not change what a function computes. They are not recorded."""
 
+SCALARS = {
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha",),
+    "celu": ("alpha",),
+    "hardtanh": ("min_val", "max_val"),
+}
+"""Activation -> what its layer in PyTorch passes by name. It is recorded without the name, as if Paddle's layer had passed it."""
+
 
 class FunctionCalls:
     """The record of one run. A tensor has an origin: "12.0" is the first output of call 12.
@@ -96,6 +104,9 @@ class FunctionCalls:
             for word, value in named.items()
             if value is not None and word not in IDLE
         ]
+        for place, word in enumerate(SCALARS.get(name, ()), 1):
+            if len(arguments) > place:
+                arguments[place] = arguments[place].removeprefix(f"{word}=")
         with self.paused():
             inputs = [self._origin(tensor) for tensor in tensors]
             graded = [self._needs_gradient(tensor) for tensor in tensors]
