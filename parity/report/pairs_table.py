@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from parity.backend.registry import NAMES
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
+from parity.modules.layer_kinds import SIDES
 from parity.report.text import markdown_row
 
 RIGHT = "-set-right"
@@ -86,7 +88,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         said = [_short(text) for text in causes if not text.startswith("dropout in training")] or causes
         right, settings = named.get(f"{name}{RIGHT}"), list[str]()
         if right and right["verdict"] != DIFFERENT:
-            settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
+            settings = [f"{NAMES[side]}: `{right[side]}`" for side in SIDES if right[side] != row[side]]
             settings += [f"{side}: `{text}`" for side, text in right["set"]]
             settings += [f"inputs {_inputs(right)}"] if _inputs(right) != _inputs(row) else []
         cells = [f"`{name}`", DIFFERENT, "; ".join(dict.fromkeys(said)), "; ".join(settings)]
