@@ -84,8 +84,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         if row["verdict"] != DIFFERENT:
             continue
         causes = _causes(row)
-        # The row of the dropout layers says the same.
-        said = [_short(text) for text in causes if not text.startswith("dropout in training")] or causes
+        settings_of_dropout = any(" of Dropout: " in text for text in causes)  # they say the same as a row on training
+        said = [_short(text) for text in causes if not (settings_of_dropout and text.startswith("dropout in training"))]
         right, settings = named.get(f"{name}{RIGHT}"), list[str]()
         if right and right["verdict"] != DIFFERENT:
             settings = [f"{NAMES[side]}: `{right[side]}`" for side in SIDES if right[side] != row[side]]

@@ -409,6 +409,7 @@ def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> No
             "differences": ["eps of BatchNorm: PyTorch 1, Paddle 2 at x", *dropouts],
         },
         base | {"name": "c", "verdict": "different", "differences": ["other architectures; 5 layers"]},
+        base | {"name": "f", "verdict": "different", "differences": ["only A has b.bias", dropouts[1]]},
         base | {"name": "d", "verdict": "chaotic but equal"},
         base | {"name": "b-set-right", "set": [["PyTorch", "x.eps=2"]], "torch": "t(k=1)", "paddle": "p(k=1)"},
         base | {"name": "e", "verdict": "different", "first_divergence": {"cause": "only A, at x, y and only B, at z"}},
@@ -420,6 +421,7 @@ def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> No
         "| `b` | different | eps of BatchNorm: PyTorch 1, Paddle 2; mode of Dropout: PyTorch up, Paddle down | PyTorch: `t(k=1)`; "
         "Paddle: `p(k=1)`; PyTorch: `x.eps=2` |",
         "| `c` | different | other architectures |  |",
+        "| `f` | different | only A has b.bias; dropout in training: PyTorch drops |  |",
         "| `e` | different | only A and only B | inputs 2 x 3 |",
     ]
 
