@@ -90,8 +90,12 @@ class Backend:
         tensor.stop_gradient = not required
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
-        # DIFFERS: an output of an operator that has no gradient, such as the saved mean of a batch norm, has an undefined one.
-        tensor.register_hook(lambda gradient: hook(gradient) if gradient._is_initialized() else None)
+        def act(gradient: Tensor | None) -> None:
+            # DIFFERS: an output without a gradient, such as a batch norm's saved mean, has an undefined one in version 2, None in 3.
+            if gradient is not None and gradient._is_initialized():
+                hook(gradient)
+
+        tensor.register_hook(act)
 
     def clear_gradient(self, tensor: Tensor) -> None:
         tensor.clear_gradient(set_to_zero=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,26 @@ class WatchedModel(ObservedModel):
         self.program.reset()
 
     def buffers(self, model: Module | None = None) -> dict[str, Tensor]:
-        """Return every floating-point buffer of the model, or of another `model` of the framework, by its name."""
-        return {
-            below(path, name): tensor
-            for path, module in self.backend.named_modules(self.model if model is None else model)
-            for name, tensor in module._buffers.items()
-            if tensor is not None and tensor.is_floating_point()
-        }
+        """Return the floating-point tensors that the model, or another `model` of the framework, holds beside its parameters, by name."""
+        held = self._held(self.model if model is None else model)
+        return {below(path, name): tensor for path, name, tensor in held if tensor.is_floating_point()}
+
+    def set_buffers(self, arrays: Mapping[str, Array]) -> None:
+        """Overwrite such tensors. A plain attribute in another dtype than the array's, which no conversion reaches, gets a new tensor."""
+        modules, tensors = dict(self.backend.named_modules(self.model)), self.buffers()
+        for name, array in arrays.items():
+            path, _, attribute = name.rpartition(".")
+            if attribute in vars(modules[path]):
+                setattr(modules[path], attribute, self.backend.from_numpy(array, self.device))
+            else:
+                self.backend.write(tensors[name], array)
+
+    def _held(self, model: Module) -> Iterator[tuple[str, str, Tensor]]:
+        """Yield path, name and tensor of the buffers of modules, and of tensors that they hold as plain attributes."""
+        for path, module in self.backend.named_modules(model):
+            for name, value in {**vars(module), **getattr(module, "_buffers", {})}.items():
+                if isinstance(value, self.backend.TENSOR):
+                    yield path, name, value
 
     def change(self, layer: str, attribute: str, value: Any) -> int:
         """Set an attribute of the layer at a path, or of all layers of a class; return the number of layers changed.
@@ -125,12 +138,7 @@ class WatchedModel(ObservedModel):
 
     def _constants(self) -> dict[str, Any]:
         """Return the tensors that modules hold beside their parameters and saved buffers, by their origins in a record of calls."""
-        found: dict[str, Any] = {}
-        for path, module in self.backend.named_modules(self.model):
-            held = {**vars(module), **getattr(module, "_buffers", {})}
-            named = {name: value for name, value in held.items() if isinstance(value, self.backend.TENSOR)}
-            found |= {f"other {path}.{name}".replace(" .", " "): tensor for name, tensor in named.items()}
-        return found
+        return {f"other {path}.{name}".replace(" .", " "): tensor for path, name, tensor in self._held(self.model)}
 
     def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Run the backward pass from the `gradients` of the last `run`'s outputs; return the inputs' gradients, by their number."""

@@ -90,6 +90,7 @@ _TOKENS = {"input_ids": "2,9:12"}
 _MASK = {"attention_mask": "2,9:2"}
 """Without it, BERT and ERNIE of paddlenlp mask the padding token, and those of transformers do not."""
 _T5 = "num_layers=2, d_model=16, d_kv=8, d_ff=32, num_heads=2, use_cache=False"
+_LLAMA = f"LlamaConfig(vocab_size=12, {_TEXT})"
 _DEIT = "img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2"
 _SWIN = "img_size=64, window_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4]"
 _UNET = (
@@ -119,7 +120,7 @@ _PAIRS += [
         "num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=64))",
     ),
     _text("t5", *(f"T5Model(T5Config(vocab_size=12, {_T5}))",) * 2, _TOKENS | {"decoder_input_ids": "2,5:12"}),
-    _text("llama", *(f"LlamaModel(LlamaConfig(vocab_size=12, {_TEXT}))",) * 2),
+    _text("llama", *(f"LlamaModel({_LLAMA})",) * 2),
     LibraryPair(
         "unet",
         f"diffusers:{_UNET}",
@@ -150,6 +151,20 @@ _PAIRS += [
     _timm("mobilenet_v1", ":create_model('mobilenetv1_100', num_classes=10)", ":MobileNetV1(class_num=10)", (2, 3, 32, 32)),
 ]  # fmt: skip
 
+_STAGES = ", ".join(
+    f"'stage{i}': {one}"
+    for i, one in enumerate(
+        (
+            [16, 16, 64, 1, False, False, 3, 3],
+            [64, 32, 256, 1, True, False, 3, 3],
+            [256, 64, 512, 2, True, True, 5, 3],
+            [512, 128, 1024, 1, True, True, 5, 3],
+        ),
+        1,
+    )
+)
+"""The stages of PP-HGNetV2-B0 in both libraries."""
+
 _UPSCALE = "Dropout.mode='upscale_in_train'"
 
 _BY_NAME = {pair.name: pair for pair in _PAIRS}
@@ -165,11 +180,21 @@ _RIGHT = [
     ),
     _set_right(_BY_NAME["bert"], ("embeddings.word_embeddings.padding_idx=None",)),
     _set_right(_BY_NAME["t5"], widen=("paddle",)),
-    # The rotation of the first token is exact in float32. That of later ones is not, in tables that Paddle's model holds.
-    replace(_set_right(_BY_NAME["llama"], widen=("paddle",)), inputs={"input_ids": "9,1:12"}),
+    # By default, transformers calls scaled_dot_product_attention, whose softmax has the dtype of the model.
+    _set_right(_BY_NAME["llama"], factory=f"transformers:LlamaModel({_LLAMA[:-1]}, attn_implementation='eager'))"),
     _set_right(_BY_NAME["unet"], widen=("paddle",)),
     # 1 - 0.25 is exact in float32.
     _set_right(_BY_NAME["swin"], ("DropPath.drop_prob=0.25",), ("DropPath.drop_prob=0.25",)),
+    # Without affine blocks, no number before the pool is negative: padding with 0 and with -inf are the same.
+    replace(
+        _set_right(
+            _BY_NAME["pp_hgnetv2"],
+            factory="timm.models.hgnet:HighPerfGpuNet("
+            f"cfg={{'stem_type': 'v2', 'stem_chs': [16, 16], {_STAGES}}}, use_lab=False, num_classes=10)",
+        ),
+        paddle=f"{_CLAS}.legendary_models.pp_hgnet_v2:PPHGNetV2("
+        f"stage_config={{{_STAGES}}}, stem_channels=[3, 16, 16], use_lab=False, class_num=10)",
+    ),
     _set_right(
         _BY_NAME["pp_lcnet"], (), ("Dropout.p=0.0",), "timm:create_model('lcnet_050', num_classes=10, head_bias=False)"
     ),

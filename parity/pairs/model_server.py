@@ -265,7 +265,7 @@ class ModelService(Service):
         return note
 
     def buffers(self, leave_out: Sequence[str]) -> Record:
-        """Return the floating-point buffers, also those that no state dict holds, without those in `leave_out`."""
+        """Return the floating-point buffers, also plain attributes that no state dict holds, without those in `leave_out`."""
         found = self._model.buffers().items()
         return {name: self._model.backend.to_numpy(tensor) for name, tensor in found if name not in leave_out}
 
@@ -286,9 +286,7 @@ class ModelService(Service):
 
     def set_buffers(self, arrays: Mapping[str, Array]) -> None:
         """Overwrite the named buffers."""
-        tensors = self._model.buffers()
-        for name, array in arrays.items():
-            self._model.backend.write(tensors[name], array)
+        self._model.set_buffers(arrays)
 
     def release(self) -> None:
         """Release the model. After the last one of a process, every replaced function and setting is restored."""

@@ -33,6 +33,16 @@ class NarrowPlaces:
         chosen = (self.both, self.moved, *([self.alone] if alone else []))
         return [place["place"] for places in chosen for place in places.get(side, ())]
 
+    def with_constants_moved(self, side: str) -> NarrowPlaces:
+        """Count the places of constants that only this side has as moved: the other side computes them when it is made."""
+        moved = [place for place in self.alone.get(side, ()) if not place["graded"]]
+        rest = [place for place in self.alone.get(side, ()) if place["graded"]]
+        return NarrowPlaces(
+            self.both,
+            {**self.moved, side: [*self.moved.get(side, ()), *moved]},
+            {**self.alone, side: rest},
+        )
+
 
 def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, ModelRun]) -> NarrowPlaces:
     """Match the places that the `runs` recorded: two match if the layer that began before them, or the next one, is the same.

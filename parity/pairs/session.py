@@ -27,7 +27,7 @@ from parity.modules.description import arrays_of, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
-from parity.pairs.exact_buffers import choose_exact
+from parity.pairs.exact_buffers import choose_exact, rounded_buffers
 from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
 from parity.pairs.layouts import SWAPPED, Form, axes_between, channels_first, channels_last, find_form
@@ -143,6 +143,8 @@ class Session:
         """Sides whose graphs would keep the random numbers of one training run for all later ones."""
         self.skipped: tuple[str, ...] = ()
         """Stages that were asked for and that folded batch norms leave out."""
+        self._knows_constants = True
+        """Whether the narrow places of constants are told from those of other tensors."""
         self._turned: dict[str, dict[str, Form]] = {}
         self._outputs: dict[str, str] = {}
         self._open()
@@ -304,7 +306,7 @@ class Session:
             self.keys[train] = alignment.draw_keys(self.pairing, runs, self.alignment(runs))
             self.watched[train] = any(draw["p"] is None for run in runs.values() for draw in run.draws)
         self._widen(seen, trained)
-        self.exact_buffers = {side: self._take_exact_buffers(side) for side in SIDES} if self.dtype == "float64" else {}
+        self.exact_buffers = self._take_exact_buffers() if self.dtype == "float64" else {}
         return trained
 
     def _run_once(self) -> dict[str, ModelRun]:
@@ -366,10 +368,13 @@ class Session:
             return
         aligned = self.alignment(trained)
         self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, trained)
-        if any(self.narrow.moved.values()) and not self.pair.length:  # only training tells constants from other tensors
+        doubtful = any(self.narrow.moved.values()) or any(self.narrow.alone.values())
+        self._knows_constants = not doubtful or bool(self.pair.length)  # only training tells constants from others
+        if not self._knows_constants:
             with contextlib.suppress(InputError):
                 graded = self.everywhere(lambda side: self.run(side, True, randomness=True), SIDES)
                 self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, graded)
+                self._knows_constants = True
         for side in SIDES:
             self.widened[side] = self.narrow.widened(side, alone=side in self.pair.widen)
         try:
@@ -408,19 +413,43 @@ class Session:
                 )
                 yield f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}{end}"
 
-    def _take_exact_buffers(self, side: str) -> list[str]:
-        """Take the exact values of buffers that the other model computes in forward; return their names."""
-        other = OTHER_SIDE[side]
-        own = self.workers[side].buffers([name_in(where[side]) for where in self.pairing.arrays.values()])
-        if not own or any(self.compiled.values()):
-            return []
-        exact = self.workers[side].make_exact_buffers(list(own))
-        taken = choose_exact(own, exact, lambda wanted: self.run(other, False, False, functions=wanted))
-        if taken:
+    def _take_exact_buffers(self) -> dict[str, list[str]]:
+        """Take the exact values of buffers that the other model computes in forward; return their names by side."""
+        taken: dict[str, list[str]] = {side: [] for side in SIDES}
+        if any(self.compiled.values()):
+            return taken
+        own, exact = dict[str, Record](), dict[str, Record]()
+        for side in SIDES:
+            own[side] = self.workers[side].buffers([name_in(where[side]) for where in self.pairing.arrays.values()])
+            made = self.workers[side].make_exact_buffers(list(own[side])) if own[side] else {}
+            exact[side] = rounded_buffers(own[side], made)
+
+        def put(side: str, arrays: Record) -> None:
             self.everywhere(
-                lambda n: self.workers[n].set_buffers(taken), [n for n in self.workers if side_of(n) == side]
+                lambda n: self.workers[n].set_buffers(arrays), [n for n in self.workers if side_of(n) == side]
             )
-        return list(taken)
+
+        def choose(side: str) -> Record:
+            other = OTHER_SIDE[side]
+            return choose_exact(own[side], exact[side], lambda wanted: self.run(other, False, False, functions=wanted))
+
+        for side in SIDES:
+            if chosen := choose(side):
+                put(side, chosen)
+                taken[side] = list(chosen)
+        for side in SIDES if self._knows_constants and not any(taken.values()) and all(exact.values()) else ():
+            other = OTHER_SIDE[side]
+            narrow, widened = self.narrow, self.widened[other]
+            self.narrow = self.narrow.with_constants_moved(other)
+            self.widened[other] = self.narrow.widened(other, alone=other in self.pair.widen)
+            put(other, exact[other])
+            with contextlib.suppress(InputError):  # in float64, the model mixes dtypes that its framework refuses
+                if chosen := choose(side):
+                    put(side, chosen)
+                    return {side: list(chosen), other: list(exact[other])}
+            self.narrow, self.widened[other] = narrow, widened
+            put(other, {name: own[other][name] for name in exact[other]})
+        return taken
 
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
@@ -436,7 +465,8 @@ class Session:
                 yield f"constants in {narrow_dtypes.dtypes(places)} inside both models, at {where}: {done_there}"
         for side, names in self.exact_buffers.items():
             if names:
-                texts = f"{NAMES[side]}'s model makes {few(names)} in float32 at the start, and {NAMES[OTHER_SIDE[side]]}'s in forward"
+                also = "too" if self.exact_buffers[OTHER_SIDE[side]] else "in forward"
+                texts = f"{NAMES[side]}'s model makes {few(names)} in float32 at the start, and {NAMES[OTHER_SIDE[side]]}'s {also}"
                 yield f"constants in float32: {texts}: {done}, on both sides"
         for side, places in self.narrow.alone.items():
             if places:

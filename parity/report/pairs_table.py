@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from parity.backend.registry import NAMES
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
+from parity.modules.layer_kinds import SIDES
 from parity.report.text import markdown_row
 
 RIGHT = "-set-right"
@@ -82,11 +84,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
         if row["verdict"] != DIFFERENT:
             continue
         causes = _causes(row)
-        # The row of the dropout layers says the same.
-        said = [_short(text) for text in causes if not text.startswith("dropout in training")] or causes
+        settings_of_dropout = any(" of Dropout: " in text for text in causes)  # they say the same as a row on training
+        said = [_short(text) for text in causes if not (settings_of_dropout and text.startswith("dropout in training"))]
         right, settings = named.get(f"{name}{RIGHT}"), list[str]()
         if right and right["verdict"] != DIFFERENT:
-            settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
+            settings = [f"{NAMES[side]}: `{right[side]}`" for side in SIDES if right[side] != row[side]]
             settings += [f"{side}: `{text}`" for side, text in right["set"]]
             settings += [f"inputs {_inputs(right)}"] if _inputs(right) != _inputs(row) else []
         cells = [f"`{name}`", DIFFERENT, "; ".join(dict.fromkeys(said)), "; ".join(settings)]

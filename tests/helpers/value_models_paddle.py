@@ -224,25 +224,30 @@ class Islands(nn.Layer):
 
 
 class Placed(nn.Layer):
-    """Multiplies by cosines of positions, which it computes in `dtype`, and by `times`."""
+    """Multiplies by cosines of positions, which it computes in `dtype`, and by `times`. It may store those of many positions."""
 
-    def __init__(self, dtype: str, times: float, base: float) -> None:
+    def __init__(self, dtype: str, times: float, base: float, stored: int) -> None:
         super().__init__()
         self.dtype, self.times, self.base = dtype, times, base
         self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.table = self.cosines(stored) if stored else None
+
+    def cosines(self, length: int) -> Tensor:
+        rates = 1.0 / (self.base ** (paddle.arange(6, dtype=self.dtype) / 6))
+        return paddle.outer(paddle.arange(length, dtype=self.dtype), rates).cos()
 
     def forward(self, x: Tensor) -> Tensor:
-        rates = 1.0 / (self.base ** (paddle.arange(6, dtype=self.dtype) / 6))
-        angles = paddle.outer(paddle.arange(x.shape[1], dtype=self.dtype), rates)
-        return self.out(self.fc(x) * angles.cos().astype(x.dtype) * self.times)
+        length = x.shape[1]
+        table = self.cosines(length) if self.table is None else self.table[:length]
+        return self.out(self.fc(x) * table.astype(x.dtype) * self.times)
 
 
 class Tables(nn.Layer):
     """Two layers that each compute a table of positions."""
 
-    def __init__(self, dtype: str = "float32", times: float = 1.0, base: float = 100.0) -> None:
+    def __init__(self, dtype: str = "float32", times: float = 1.0, base: float = 100.0, stored: int = 0) -> None:
         super().__init__()
-        self.first, self.blocks = nn.Linear(5, 6), nn.LayerList([Placed(dtype, times, base) for _ in range(2)])
+        self.first, self.blocks = nn.Linear(5, 6), nn.LayerList([Placed(dtype, times, base, stored) for _ in range(2)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

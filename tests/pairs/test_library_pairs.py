@@ -27,7 +27,7 @@ ROWS = {
     "unet-set-right": "",
     "deit": "",
     "swin-set-right": "",
-    "pp_hgnetv2": "",
+    "pp_hgnetv2": "padding of MaxPool2d: PyTorch 0, Paddle SAME at stem.pool",
     "pp_lcnet": "dropout in training: PyTorch drops nothing, Paddle drops at dropout",
 }
 """Pair -> a part of what differs, "" where the models are equal."""

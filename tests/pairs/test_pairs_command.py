@@ -391,7 +391,14 @@ def test_the_table_has_one_row_per_pair_and_one_sentence_per_difference() -> Non
 
 
 def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> None:
-    base: dict[str, object] = {"verdict": "equal", "set": [], "torch": "t", "differences": [], "input_shape": [4]}
+    base: dict[str, object] = {
+        "verdict": "equal",
+        "set": [],
+        "torch": "t",
+        "paddle": "p",
+        "differences": [],
+        "input_shape": [4],
+    }
     dropouts = ["mode of Dropout: PyTorch up, Paddle down at drop, drop2", "dropout in training: PyTorch drops at drop"]
     rows = [
         base | {"name": "a"},
@@ -402,8 +409,9 @@ def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> No
             "differences": ["eps of BatchNorm: PyTorch 1, Paddle 2 at x", *dropouts],
         },
         base | {"name": "c", "verdict": "different", "differences": ["other architectures; 5 layers"]},
+        base | {"name": "f", "verdict": "different", "differences": ["only A has b.bias", dropouts[1]]},
         base | {"name": "d", "verdict": "chaotic but equal"},
-        base | {"name": "b-set-right", "set": [["PyTorch", "x.eps=2"]], "torch": "t(k=1)"},
+        base | {"name": "b-set-right", "set": [["PyTorch", "x.eps=2"]], "torch": "t(k=1)", "paddle": "p(k=1)"},
         base | {"name": "e", "verdict": "different", "first_divergence": {"cause": "only A, at x, y and only B, at z"}},
         base | {"name": "e-set-right", "verdict": "chaotic but equal", "input_shape": [2, 3]},
     ]
@@ -411,8 +419,9 @@ def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> No
         "| `a` | equal | | |",
         "| `d` | chaotic but equal | | |",
         "| `b` | different | eps of BatchNorm: PyTorch 1, Paddle 2; mode of Dropout: PyTorch up, Paddle down | PyTorch: `t(k=1)`; "
-        "PyTorch: `x.eps=2` |",
+        "Paddle: `p(k=1)`; PyTorch: `x.eps=2` |",
         "| `c` | different | other architectures |  |",
+        "| `f` | different | only A has b.bias; dropout in training: PyTorch drops |  |",
         "| `e` | different | only A and only B | inputs 2 x 3 |",
     ]
 

@@ -376,7 +376,19 @@ def test_a_float32_buffer_may_be_computed_in_forward_on_the_other_side(compare_p
     assert_equal(outcome, start)
 
 
-@pytest.mark.parametrize("planted", ["times=1.000001", "base=100.0001"])
+@pytest.mark.parametrize("stages", [("eval",), ("eval", "forward", "backward", "update")])
+def test_both_models_may_make_float32_tables_at_other_stages(
+    compare_pair: ComparePair, stages: tuple[str, ...]
+) -> None:
+    outcome = compare(compare_pair, "Tables(is_buffer=True)", "Tables(stored=500)", "3,4,5", stages=stages)
+    assert outcome.verdict == "equal", outcome.sentence()
+    start = "constants in float32: Paddle's model makes blocks.0.table, blocks.1.table in float32 at the start, and PyTorch's too: "
+    assert any(line.startswith(start) for line in outcome.explained), outcome.explained
+
+
+@pytest.mark.parametrize(
+    "planted", ["times=1.000001", "base=100.0001", "times=1.000001, stored=500", "base=100.0001, stored=500"]
+)
 def test_a_small_error_beside_such_a_buffer_is_found(compare_pair: ComparePair, planted: str) -> None:
     first = compare(compare_pair, "Tables(is_buffer=True)", f"Tables({planted})", "3,4,5", steps=2).first
     assert first and (first.phase, first.tensor) == ("eval", "blocks.0.out:input"), first
