@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from typing import Any
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.autograd import PyLayer
 
+from paddle_impl import cpu_functions
 from parity.network import nodes
 from parity.network.nodes import Shape
 from parity.network.windows import Pad
@@ -38,16 +37,19 @@ class BatchNorm(nn.BatchNorm2D):
             weight = weight.detach()
             weight.stop_gradient = False
         out = F.batch_norm(x, mean, variance, weight, self.bias, True, 0.0, self._epsilon)
+        # DIFFERS: the kernel returns the biased variance on CPU, the unbiased one through cuDNN.
+        self._update_statistics(mean, variance, _kernel_variance(x.place.is_gpu_place()), x.size // x.shape[1])
+        return out
+
+    def _update_statistics(self, mean: Tensor, variance: Tensor, kind: str, count: int) -> None:
+        """Update the running statistics by those of a batch of `count` values a channel. `kind`: is `variance` "biased" or "unbiased"?"""
         with paddle.no_grad():
-            count = x.size // x.shape[1]
-            # DIFFERS: the kernel returns the biased variance on CPU, the unbiased one through cuDNN.
-            if self.node.variance == "biased" and _kernel_variance(x.place.is_gpu_place()) == "unbiased":
+            if self.node.variance == "biased" and kind == "unbiased":
                 variance = times(variance, (count - 1) / count)
-            elif self.node.variance == "unbiased" and _kernel_variance(x.place.is_gpu_place()) == "biased":
+            elif self.node.variance == "unbiased" and kind == "biased":
                 variance = times(variance, count / (count - 1))
             paddle.assign(times(self._mean, self.node.decay) + times(mean, 1 - self.node.decay), self._mean)
             paddle.assign(times(self._variance, self.node.decay) + times(variance, 1 - self.node.decay), self._variance)
-        return out
 
 
 class Dropout(nn.Layer):
@@ -63,7 +65,7 @@ class Dropout(nn.Layer):
             return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
             mask = F.dropout(paddle.ones_like(x), self.node.rate) > 0
-        out = x * mask.astype(x.dtype)
+        out = cpu_functions.multiply_by_mask(x, mask)
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 
 
@@ -151,6 +153,26 @@ class GlobalAvgPool(nn.Layer):
         return x.mean([2, 3])
 
 
+class _ReLU(nn.ReLU):
+    """Paddle's ReLU with a faster gradient on CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cpu_functions.relu(x) if cpu_functions.trains(x) else F.relu(x)
+
+
+class _MaxPool(nn.MaxPool2D):
+    """Paddle's MaxPool2D with a faster gradient on CPU."""
+
+    def __init__(self, node: nodes.MaxPool, shape: Shape) -> None:
+        super().__init__(node.size, node.stride, _padding(node.pads(shape)), ceil_mode=node.ceil)
+        self.even = len(self.padding) == 2 and node.output(shape) == replace(node, ceil=False).output(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.even and cpu_functions.trains(x):
+            return cpu_functions.max_pool2d(x, self.ksize, self.stride, self.padding)
+        return F.max_pool2d(x, self.ksize, self.stride, self.padding, ceil_mode=self.ceil_mode)
+
+
 _avg_pool2d = F.avg_pool2d
 """Paddle's own function: a comparison of users' models replaces the public one."""
 
@@ -180,23 +202,19 @@ class _AvgPool(nn.AvgPool2D):
         return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
-_FEW_PIXELS = 4
-"""At most so many pixels in a convolution's output make unfolding of many images at once faster (docs/performance.md)."""
+_FEW_PIXELS = 49
+"""At most so many pixels in a convolution's output make products of many images faster (docs/performance.md)."""
 
 
 class _Conv(nn.Conv2D):
-    """Paddle's Conv2D with faster computations on CPU.
-
-    The bias is added as [C,1,1], because the kernels for Paddle's own [1,C,1,1] are slower. For few output pixels, Paddle's product of one
-    image at a time mostly reads weights, so many images are unfolded into one product. For other sizes, its gradient for the input is slow,
-    see `_Turned`.
-    """
+    """Paddle's Conv2D with faster computations on CPU. Elsewhere, the bias is added as [C,1,1], which is faster than as [1,C,1,1]."""
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         padding, bias = _padding(node.pads(shape)), None if node.bias else False
         super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias_attr=bias)
-        self.node, self.unfolds = node, node.groups == 1 and len(padding) == 2
-        self.turns = self.unfolds and node.stride == 1 < node.kernel > max(padding) and node.filters < 4 * shape[0]
+        symmetric = node.groups == 1 and len(padding) == 2
+        self.node = node
+        self.turns = symmetric and node.stride == 1 < node.kernel > max(padding) and node.filters < 4 * shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.of(x, self.weight, self.bias)
@@ -204,56 +222,22 @@ class _Conv(nn.Conv2D):
     def of(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The convolution of `x` with `weight` and `bias` instead of the layer's own."""
         out = self._product(x, weight)
-        return out if bias is None else out + bias.reshape([-1, 1, 1])
+        if bias is None:
+            return out
+        return cpu_functions.add_bias(out, bias) if cpu_functions.trains(out) else out + bias.reshape([-1, 1, 1])
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
-        size = self._few(x) if _eager_on_cpu(x) else ()
-        if size:
-            columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
-            out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
-            return out.reshape([weight.shape[0], x.shape[0], *size]).transpose([1, 0, 2, 3])
-        if self.turns and _eager_on_cpu(x) and not x.stop_gradient and paddle.is_grad_enabled():
-            return _Turned.apply(x, weight, self._padding)
+        if self._has_few_pixels(x):
+            return cpu_functions.convolve_few_pixels(x, weight, self.node.stride, self.node.pads(tuple(x.shape[1:])))
+        if self.turns and cpu_functions.trains(x):
+            return cpu_functions.convolve_turned(x, weight, self._padding)
         return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
 
-    def _few(self, x: Tensor) -> Shape:
-        """The height and width of the output for `x` if it is unfolded (many images, few pixels), else ()."""
-        size = self.node.output(tuple(x.shape[1:]))[1:] if self.unfolds and x.shape[0] >= 8 else ()
-        return size if size and math.prod(size) <= _FEW_PIXELS else ()
-
-
-class _Turned(PyLayer):
-    """A convolution of stride 1 that computes the gradient of its input by a convolution with the kernels rotated by 180 degrees.
-
-    Paddle's kernel multiplies first and then adds every product to its pixel, which takes longer (docs/performance.md). The output cannot
-    be differentiated twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
-        own = weight.detach()
-        own.stop_gradient = weight.stop_gradient
-        with paddle.enable_grad():
-            out = F.conv2d(x.detach(), own, None, 1, padding)
-        ctx.kept, ctx.padding = (own, out), padding
-        found = out.detach()
-        out._clear_dataptr()  # the graph keeps the tensors that it needs, and not this output
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        (own, out), size = ctx.kept, ctx.kept[0].shape[2]
-        if not own.stop_gradient:
-            paddle.autograd.backward([out], [gradient])
-        # DIFFERS: flip and transpose are much slower than numpy's.
-        turned = np.ascontiguousarray(own.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
-        ctx.kept = ()
-        return F.conv2d(gradient, paddle.to_tensor(turned), None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
-
-
-def _eager_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is computed eagerly on the CPU, and not traced for an export."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+    def _has_few_pixels(self, x: Tensor) -> bool:
+        """Whether `x` has many images, and their output few pixels."""
+        if not cpu_functions.has_array(x) or x.shape[0] < 8 or self.node.groups > 1:
+            return False
+        return math.prod(self.node.output(tuple(x.shape[1:]))[1:]) <= _FEW_PIXELS
 
 
 def _padding(pads: tuple[Pad, Pad]) -> list[int]:
@@ -301,7 +285,7 @@ def lrn(node: nodes.LRN, shape: Shape) -> nn.Layer:
 
 def relu(node: nodes.ReLU, shape: Shape) -> nn.Layer:
     """ReLU."""
-    return nn.ReLU()
+    return _ReLU()
 
 
 def gelu(node: nodes.GELU, shape: Shape) -> nn.Layer:
@@ -331,7 +315,7 @@ def log_softmax(node: nodes.LogSoftmax, shape: Shape) -> nn.Layer:
 
 def max_pool(node: nodes.MaxPool, shape: Shape) -> nn.Layer:
     """Max pooling."""
-    return nn.MaxPool2D(node.size, node.stride, _padding(node.pads(shape)), ceil_mode=node.ceil)
+    return _MaxPool(node, shape)
 
 
 def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Layer:

@@ -54,7 +54,7 @@ class Model(nn.Layer):
                     branches = [self._through(branch, x, masks, watch) for branch in node.branches]
                     x = getattr(self, node.name)(*branches)
                 elif not sizes:
-                    x = shared_images.compute(x, [shared_images.step(self, node, masks)])
+                    x = shared_images.compute(x, shared_images.step(self, node, masks))
                 if watch:
                     watch(node.name, x)
         return x

@@ -1,25 +1,32 @@
 """Runs layers of a Paddle model with the images of a batch split among threads.
 
 On a CPU with several threads, Paddle's kernels use little more than one (docs/performance.md). So each thread takes some of the images
-through several layers at once, where each layer computes every image independently.
+through several layers at once. Most layers compute every image independently of the others. At a batch norm in training, the threads
+exchange the sums of their images, and normalise with the statistics of the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_impl.layers import Dropout, _Conv, _eager_on_cpu
+from paddle_impl import cpu_functions
+from paddle_impl.cpu_functions import scale_channels, sum_channels
+from paddle_impl.layers import BatchNorm, Dropout, _Conv, times
 from parity.network import nodes as kinds
 from parity.network.nodes import Node, Nodes
-from parity.threads import THREADS
+from parity.threads import THREADS, Exchange
 
-_INDEPENDENT = (
+_Result = TypeVar("_Result")
+
+_SPLITTABLE = (
     kinds.Conv,
     kinds.ReLU,
     kinds.GELU,
@@ -32,7 +39,7 @@ _INDEPENDENT = (
     kinds.Dropout,
     kinds.BatchNorm,
 )
-"""Kinds that compute every image independently of the others: dropout if its mask is an argument, batch norm in inference."""
+"""Kinds that can take the images of a batch in parts: dropout if its mask is an argument."""
 
 
 Step = tuple[nn.Layer, Tensor | None]
@@ -48,15 +55,15 @@ def step(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> Ste
 def split_nodes(
     model: nn.Layer, nodes: Nodes, masks: Mapping[str, Tensor] | None, one_by_one: bool
 ) -> list[list[Node]]:
-    """`nodes` as runs of consecutive nodes whose layers all compute images independently, or all do not; or each `one_by_one`."""
+    """`nodes` as runs of consecutive nodes whose layers can all take images in parts, or all cannot; or each `one_by_one`."""
     if one_by_one:
         return [[node] for node in nodes]
-    return [list(run) for _, run in groupby(nodes, lambda node: _is_independent(model, node, masks))]
+    return [list(run) for _, run in groupby(nodes, lambda node: _is_splittable(model, node, masks))]
 
 
-def _is_independent(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
-    """Whether the layer of `node` is unchanged, without hooks, and computes every image independently of the others."""
-    if not isinstance(node, _INDEPENDENT):
+def _is_splittable(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
+    """Whether the layer of `node` is unchanged, without hooks, and can take the images of a batch in parts."""
+    if not isinstance(node, _SPLITTABLE):
         return False
     layer = getattr(model, node.name)
     if "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks:
@@ -64,35 +71,89 @@ def _is_independent(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | N
     if isinstance(node, kinds.Dropout):
         return bool(masks) or not layer.training
     if isinstance(node, kinds.BatchNorm):
-        return not layer.training and not paddle.is_grad_enabled()  # all threads would add to its gradients
+        if layer.training:
+            return _learns(layer) and cpu_functions.has_array(layer.weight)
+        return not paddle.is_grad_enabled()  # all threads would add to its gradients
     return isinstance(layer, _Conv) if isinstance(node, kinds.Conv) else not layer.parameters()
+
+
+def _learns(layer: nn.Layer) -> bool:
+    """Whether `layer` is a batch norm that normalises with the statistics of the batch."""
+    return isinstance(layer, BatchNorm) and layer.training
 
 
 def part_sizes(model: nn.Layer, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> list[int]:
     """The number of the images `x` that each thread takes through `run`; [] if they are not split.
 
-    They are split on CPU if the run holds a convolution: other nodes alone are not worth the copies. Also sets the number of threads of
-    Paddle's kernels: one if images are split, else all.
+    They are split on CPU if the run holds a convolution or a batch norm in training: other nodes alone are not worth the copies. Also sets
+    the number of threads of Paddle's kernels: one if images are split, else all.
     """
-    if not _eager_on_cpu(x):
+    if not cpu_functions.is_eager_on_cpu(x):
         return []
-    able = min(THREADS.count, x.shape[0]) > 1 and all(_is_independent(model, node, masks) for node in run)
-    shared = able and any(isinstance(node, kinds.Conv) for node in run)
+    able = min(THREADS.count, x.shape[0]) > 1 and all(_is_splittable(model, node, masks) for node in run)
+    shared = able and any(isinstance(node, kinds.Conv) or _learns(getattr(model, node.name)) for node in run)
     THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
     return THREADS.sizes(x.shape[0]) if shared else []
 
 
+def compute(x: Tensor, step: Step) -> Tensor:
+    """The output of the layer of `step` for `x`."""
+    layer, mask = step
+    return layer(x) if mask is None else layer(x, mask)
+
+
 def compute_in_threads(steps: Sequence[Step], x: Tensor, sizes: Sequence[int]) -> Tensor:
     """The output of the layers of `steps` for `x`, whose images are split among the threads in parts of `sizes`."""
+    weights = [weight for layer, _ in steps for weight in _weights(layer)]
     if paddle.is_grad_enabled():
-        weights = [weight for layer, _ in steps for weight in layer.parameters()]
         return _Shared.apply(x, steps, sizes, *weights)
 
-    def one(part: tuple[Tensor, list[Step]]) -> Tensor:
+    def compute(part: _Part) -> Tensor:
         with paddle.no_grad():  # every thread starts with gradients on
-            return compute(*part)
+            return part.compute(part.images, weights)
 
-    return paddle.concat(THREADS.map(one, _parts(x, steps, sizes)))
+    return paddle.concat(_map(compute, _parts(x, steps, sizes)))
+
+
+def _weights(layer: nn.Layer) -> list[Tensor]:
+    """The parameters of a layer that can take images in parts."""
+    if not isinstance(layer, _Conv | BatchNorm):
+        return []
+    return [weight for weight in (layer.weight, layer.bias) if weight is not None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of the thread `index`, and the layers that they go through, with the masks of these images."""
+
+    index: int
+    images: Tensor
+    steps: list[Step]
+    exchange: Exchange
+
+    def compute(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """The output of the layers for the images `x`, with `weights` instead of the layers' own."""
+        rest = iter(weights)
+        for step in self.steps:
+            layer = step[0]
+            own = [next(rest) for _ in _weights(layer)]
+            if isinstance(layer, _Conv):
+                x = layer.of(x, *own)
+            else:
+                x = _SharedBatchNorm.apply(x, *own, layer, self) if _learns(layer) else compute(x, step)
+        return x
+
+    def share(self, value: _Result) -> list[_Result]:
+        """Give `value` to the other threads. The values of all threads, in the order of their images."""
+        return self.exchange.give(self.index, value)
+
+
+def _parts(x: Tensor, steps: Sequence[Step], sizes: Sequence[int]) -> list[_Part]:
+    """For each thread, its images of `x` and `steps` with the masks of these images."""
+    layers, exchange = [layer for layer, _ in steps], Exchange(len(sizes))
+    masks = [[None] * len(sizes) if mask is None else _cut(mask, sizes) for _, mask in steps]
+    cut = zip(_cut(x, sizes), *masks, strict=True)
+    return [_Part(i, part, list(zip(layers, own, strict=True)), exchange) for i, (part, *own) in enumerate(cut)]
 
 
 def _cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -101,15 +162,18 @@ def _cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return [x[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
-def _parts(x: Tensor, steps: Sequence[Step], sizes: Sequence[int]) -> list[tuple[Tensor, list[Step]]]:
-    """For each thread, its images of `x` and `steps` with the masks of these images."""
-    layers = [layer for layer, _ in steps]
-    masks = [[None] * len(sizes) if mask is None else _cut(mask, sizes) for _, mask in steps]
-    return [(part, list(zip(layers, own, strict=True))) for part, *own in zip(_cut(x, sizes), *masks, strict=True)]
+def _map(act: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
+    """Call `act` on every part, each on a thread. After an error in one part, the others do not wait for it."""
+
+    def guarded(part: _Part) -> _Result:
+        with part.exchange.end_together():
+            return act(part)
+
+    return THREADS.map(guarded, parts)
 
 
 class _Shared(PyLayer):
-    """Layers that compute images independently, on images split among the threads in parts of `sizes`, forward and backward.
+    """Layers that take images in parts, on images split among the threads in parts of `sizes`, forward and backward.
 
     Each thread builds a graph of its own part. The gradients of the `weights` are added in the order of the parts, so that all runs with
     the same number of threads round equally. The output cannot be differentiated twice.
@@ -117,40 +181,76 @@ class _Shared(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: Sequence[Step], sizes: Sequence[int], *weights: Tensor) -> Tensor:
-        def one(part: tuple[Tensor, list[Step]]) -> tuple[Tensor, list[Tensor], Tensor]:
-            images, *own = (tensor.detach() for tensor in (part[0], *weights))
+        def compute(part: _Part) -> tuple[Tensor, list[Tensor], Tensor]:
+            images, *own = (tensor.detach() for tensor in (part.images, *weights))
             for copy, tensor in zip((images, *own), (x, *weights), strict=True):
                 copy.stop_gradient = tensor.stop_gradient
             with paddle.enable_grad():
-                return images, own, compute(images, part[1], iter(own))
+                return images, own, part.compute(images, own)
 
-        ctx.sizes, ctx.parts = sizes, THREADS.map(one, _parts(x, steps, sizes))
-        whole = paddle.concat([out.detach() for _, _, out in ctx.parts])
-        for images, _, out in ctx.parts:  # the graph keeps the tensors that it needs, and not these
+        ctx.sizes, ctx.parts = sizes, _parts(x, steps, sizes)
+        ctx.graphs = _map(compute, ctx.parts)
+        whole = paddle.concat([out.detach() for _, _, out in ctx.graphs])
+        for images, _, out in ctx.graphs:  # the graph keeps the tensors that it needs, and not these
             images._clear_dataptr()
             out._clear_dataptr()
         return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        def one(part: tuple[tuple[Tensor, list[Tensor], Tensor], Tensor]) -> list[Tensor | None]:
-            (images, own, out), share = part
-            paddle.autograd.backward([out], [share])
+        shares = _cut(gradient, ctx.sizes)
+
+        def differentiate(part: _Part) -> list[Tensor | None]:
+            images, own, out = ctx.graphs[part.index]
+            paddle.autograd.backward([out], [shares[part.index]])
             return [tensor.grad for tensor in (images, *own)]
 
         THREADS.give(1, paddle.base.core.set_num_threads)
-        shares = _cut(gradient, ctx.sizes)
-        inputs, *weights = zip(*THREADS.map(one, list(zip(ctx.parts, shares, strict=True))), strict=True)
-        ctx.parts = []
-        sums = [None if found[0] is None else sum(found[1:], found[0]) for found in weights]
+        inputs, *weights = zip(*_map(differentiate, ctx.parts), strict=True)
+        ctx.parts = ctx.graphs = []
+        sums = THREADS.map(_add, weights)
         return (None if inputs[0] is None else paddle.concat(list(inputs)), *sums)
 
 
-def compute(x: Tensor, steps: Sequence[Step], weights: Iterator[Tensor] | None = None) -> Tensor:
-    """The output of the layers of `steps` for `x`, with `weights` (None: their own)."""
-    for layer, mask in steps:
-        if weights and isinstance(layer, _Conv):
-            x = layer.of(x, *[next(weights) for _ in layer.parameters()])
-        else:
-            x = layer(x) if mask is None else layer(x, mask)
-    return x
+def _add(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of the parts' gradients of a weight, or None if it has none."""
+    first, *others = gradients
+    if first is not None:
+        with paddle.no_grad():
+            for other in others:
+                first.add_(other)
+    return first
+
+
+class _SharedBatchNorm(PyLayer):
+    """The batch norm of one thread's images `x` [N,C] or [N,C,H,W] with the statistics of the images of all threads."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, layer: BatchNorm, part: _Part) -> Tensor:
+        mean, variance = paddle.zeros_like(gamma), paddle.zeros_like(gamma)
+        F.batch_norm(x, mean, variance, gamma, beta, True, 0.0)  # for the statistics of these images
+        count, mean, variance = _combine(part.share((x.size // x.shape[1], mean, variance)))
+        if part.index == 0:
+            layer._update_statistics(mean, variance, "biased", count)
+        inverse = 1 / (variance + layer._epsilon).sqrt()
+        ctx.x, ctx.part, ctx.learns = x.detach(), part, not gamma.stop_gradient
+        ctx.count, ctx.mean, ctx.inverse, ctx.scale = count, mean, inverse, gamma * inverse
+        return scale_channels(x, mean, ctx.scale, beta)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        zeros, gradient = paddle.zeros_like(ctx.mean), gradient.contiguous()
+        normalised, ctx.x = scale_channels(ctx.x, ctx.mean, ctx.inverse, zeros), None
+        gamma, beta = sum_channels(gradient, normalised), sum_channels(gradient)
+        of_gamma, of_beta = (times(sum(own), 1 / ctx.count) for own in zip(*ctx.part.share((gamma, beta)), strict=True))
+        # (gradient - its mean - normalised * the mean of their product) * scale
+        out = scale_channels(gradient, of_beta, ctx.scale, zeros)
+        out.subtract_(scale_channels(normalised, zeros, of_gamma * ctx.scale, zeros))
+        return out, gamma if ctx.learns else None, beta
+
+
+def _combine(statistics: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
+    """The number of values of a channel, their mean and biased variance, from those of each part (Chan, Golub and LeVeque 1979)."""
+    count = sum(n for n, _, _ in statistics)
+    mean = sum(times(own, n / count) for n, own, _ in statistics)
+    return count, mean, sum(times(variance + (own - mean).square(), n / count) for n, own, variance in statistics)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from threading import Barrier, BrokenBarrierError, Lock
+from typing import Any, TypeVar
 
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
@@ -17,6 +19,7 @@ class Threads:
         self.count = 1
         self._given = 0
         self._pool: ThreadPoolExecutor | None = None
+        self._lock = Lock()
 
     def use(self, count: int) -> None:
         """Set the number of threads."""
@@ -38,9 +41,41 @@ class Threads:
         return [small + (i < larger) for i in range(parts)]
 
     def map(self, act: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
-        """Call `act` on every part, each on a thread, and return the results in the order of the parts."""
-        self._pool = self._pool or ThreadPoolExecutor(self.count)
-        return list(self._pool.map(act, parts))
+        """Call `act` on every part, each on a thread, and return the results in the order of the parts.
+
+        At most `count` parts run at the same time. Raises the first error of a part that does not come from another part's error.
+        """
+        with self._lock:  # parts that wait for each other must not wait for those of another call
+            self._pool = self._pool or ThreadPoolExecutor(self.count)
+            futures = [self._pool.submit(act, part) for part in parts]
+            errors = [error for future in futures if (error := future.exception())]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
+        return [future.result() for future in futures]
+
+
+class Exchange:
+    """Lets the `parts` of a `Threads.map`, at most one a thread, give each other values. Serves several such calls in turn."""
+
+    def __init__(self, parts: int) -> None:
+        self._given: list[list[Any]] = [[] for _ in range(parts)]
+        self._barrier = Barrier(parts)
+
+    def give(self, part: int, value: _Part) -> list[_Part]:
+        """Wait until every part has given its next value, and return these values in the order of the parts."""
+        own = self._given[part]
+        own.append(value)
+        self._barrier.wait()
+        return [values[len(own) - 1] for values in self._given]
+
+    @contextmanager
+    def end_together(self) -> Iterator[None]:
+        """A context for the work of one part. If it raises an error, parts that wait for it raise `BrokenBarrierError`."""
+        try:
+            yield
+        except BaseException:
+            self._barrier.abort()
+            raise
 
 
 THREADS = Threads()
