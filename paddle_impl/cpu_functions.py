@@ -21,7 +21,7 @@ Area = tuple[slice, slice]
 """Rows and columns of pixels."""
 
 _BLOCK = 1 << 16
-"""At most so many elements of each array are computed at once: they stay in the cache between two operations."""
+"""So many elements are computed at once: they stay in the cache between two operations."""
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
@@ -40,18 +40,12 @@ def trains(x: Tensor) -> bool:
 
 
 def array(x: Tensor) -> Array:
-    """A writable numpy array in the memory of `x`, which must be contiguous on the CPU and live as long as the array."""
+    """A writable numpy array in the memory of `x`, which must be contiguous on the CPU, and which the array keeps alive."""
     dtype = np.dtype(str(x.dtype).rpartition(".")[2])
     # DIFFERS: the method numpy() copies.
     memory = (ctypes.c_byte * (x.size * dtype.itemsize)).from_address(x.data_ptr())
+    memory.owner = x
     return np.frombuffer(memory, dtype).reshape(x.shape)
-
-
-def blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
-    """The rows of `arrays`, which have one shape [N,L], in blocks of at most `_BLOCK` elements, but at least one row."""
-    rows = max(1, _BLOCK // arrays[0].shape[1])
-    for first in range(0, len(arrays[0]), rows):
-        yield [array[first : first + rows] for array in arrays]
 
 
 def relu(x: Tensor) -> Tensor:
@@ -108,12 +102,12 @@ def sum_channels(*factors: Tensor) -> Tensor:
 
 def _masked(x: Tensor, mask: Tensor, is_on: Callable[[Array], Array]) -> Tensor:
     """`x` where `is_on` of the array `mask`, in the shape of `x`, is true, else `x` * 0."""
-    x, mask = x.contiguous(), mask.contiguous()
     product = paddle.empty_like(x)
-    arrays = [array(tensor).reshape(len(tensor), -1) for tensor in (x, mask, product)]
-    for values, marks, out in blocks(arrays):
+    values, marks, results = (array(tensor.contiguous()).reshape(-1) for tensor in (x, mask, product))
+    for first in range(0, x.size, _BLOCK):
+        block = slice(first, first + _BLOCK)
         # DIFFERS: the kernels that convert booleans, and numpy's products with booleans, are slow.
-        np.multiply(values, is_on(marks).astype(values.dtype), out=out)
+        np.multiply(values[block], is_on(marks[block]).astype(values.dtype), out=results[block])
     return product
 
 

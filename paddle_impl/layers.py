@@ -38,11 +38,11 @@ class BatchNorm(nn.BatchNorm2D):
             weight.stop_gradient = False
         out = F.batch_norm(x, mean, variance, weight, self.bias, True, 0.0, self._epsilon)
         # DIFFERS: the kernel returns the biased variance on CPU, the unbiased one through cuDNN.
-        self.update_statistics(mean, variance, _kernel_variance(x.place.is_gpu_place()), x.size // x.shape[1])
+        self._update_statistics(mean, variance, _kernel_variance(x.place.is_gpu_place()), x.size // x.shape[1])
         return out
 
-    def update_statistics(self, mean: Tensor, variance: Tensor, kind: str, count: int) -> None:
-        """Update the running statistics by those of a batch of `count` values a channel. `kind` says whether `variance` is unbiased."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor, kind: str, count: int) -> None:
+        """Update the running statistics by those of a batch of `count` values a channel. `kind`: is `variance` "biased" or "unbiased"?"""
         with paddle.no_grad():
             if self.node.variance == "biased" and kind == "unbiased":
                 variance = times(variance, (count - 1) / count)
@@ -157,7 +157,7 @@ class _ReLU(nn.ReLU):
     """Paddle's ReLU with a faster gradient on CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return cpu_functions.relu(x) if cpu_functions.trains(x) else super().forward(x)
+        return cpu_functions.relu(x) if cpu_functions.trains(x) else F.relu(x)
 
 
 class _MaxPool(nn.MaxPool2D):
@@ -170,7 +170,7 @@ class _MaxPool(nn.MaxPool2D):
     def forward(self, x: Tensor) -> Tensor:
         if self.even and cpu_functions.trains(x):
             return cpu_functions.max_pool2d(x, self.ksize, self.stride, self.padding)
-        return super().forward(x)
+        return F.max_pool2d(x, self.ksize, self.stride, self.padding, ceil_mode=self.ceil_mode)
 
 
 _avg_pool2d = F.avg_pool2d

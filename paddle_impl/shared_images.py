@@ -231,7 +231,7 @@ class _SharedBatchNorm(PyLayer):
         F.batch_norm(x, mean, variance, gamma, beta, True, 0.0)  # for the statistics of these images
         count, mean, variance = _combine(part.share((x.size // x.shape[1], mean, variance)))
         if part.index == 0:
-            layer.update_statistics(mean, variance, "biased", count)
+            layer._update_statistics(mean, variance, "biased", count)
         inverse = 1 / (variance + layer._epsilon).sqrt()
         ctx.x, ctx.part, ctx.learns = x.detach(), part, not gamma.stop_gradient
         ctx.count, ctx.mean, ctx.inverse, ctx.scale = count, mean, inverse, gamma * inverse

@@ -187,7 +187,7 @@ def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worke
 def test_a_dense_network_takes_any_image_size_and_averages_the_score_map(worker: Worker, size: tuple[int, int]) -> None:
     state = weights(SMALL)
     worker.start(dense(SMALL), PLAIN, dense_state(dense(SMALL), state), "float64")
-    for count in (1, 9):  # Paddle unfolds nine images at once if the map is small
+    for count in (1, 9):  # Paddle multiplies nine images at once if the map is small
         x = images(count, 3, *size)
         wanted = naive(SMALL, state, x)
         found = worker.predict(x)["logits"]
