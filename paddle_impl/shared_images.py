@@ -227,9 +227,7 @@ class _SharedBatchNorm(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, layer: BatchNorm, part: _Part) -> Tensor:
-        mean, variance = paddle.zeros_like(gamma), paddle.zeros_like(gamma)
-        F.batch_norm(x, mean, variance, gamma, beta, True, 0.0)  # for the statistics of these images
-        count, mean, variance = _combine(part.share((x.size // x.shape[1], mean, variance)))
+        count, mean, variance = _combine(part.share(_statistics(x)))
         if part.index == 0:
             layer._update_statistics(mean, variance, "biased", count)
         inverse = 1 / (variance + layer._epsilon).sqrt()
@@ -247,6 +245,17 @@ class _SharedBatchNorm(PyLayer):
         out = scale_channels(gradient, of_beta, ctx.scale, zeros)
         out.subtract_(scale_channels(normalised, zeros, of_gamma * ctx.scale, zeros))
         return out, gamma if ctx.learns else None, beta
+
+
+def _statistics(x: Tensor) -> tuple[int, Tensor, Tensor]:
+    """The number of values of a channel of `x` [N,C] or [N,C,H,W], their mean and biased variance."""
+    count, channels = x.size // x.shape[1], [x.shape[1]]
+    if count == 1:
+        # DIFFERS: the kernel leaves the statistics of a single value unset.
+        return count, x.detach().reshape(channels), paddle.zeros(channels, x.dtype)
+    mean, variance, ones = (make(channels, x.dtype) for make in (paddle.zeros, paddle.zeros, paddle.ones))
+    F.batch_norm(x.detach(), mean, variance, ones, paddle.zeros(channels, x.dtype), True, 0.0)
+    return count, mean, variance
 
 
 def _combine(statistics: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
