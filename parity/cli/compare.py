@@ -51,6 +51,9 @@ from parity.weights.half_precision import HALVES
 STEPS = 10
 """Default number of training steps."""
 
+LOSS, OPTIMIZER = "mse", "momentum"
+"""The training where no option names another."""
+
 trained = together(
     stages_option(TRAINING, INIT),
     option(
@@ -64,13 +67,13 @@ trained = together(
     option(
         "--loss",
         type=choice(tuple(LOSSES)),
-        default="mse",
+        default=LOSS,
         help="training loss (default: mse, with random targets)",
     ),
     option(
         "--optimizer",
         type=choice(("momentum", "sgd", "adam", "adamw")),
-        default="momentum",
+        default=OPTIMIZER,
         help="optimizer of the training steps (default: momentum, with coefficient 0.9); adamw has the frameworks' weight decay of 0.01",
     ),
     option(
@@ -271,7 +274,15 @@ def surroundings(name: str, options: Options) -> dict[str, Any]:
 
 
 def training(options: Options) -> dict[str, Any]:
-    """Return the arguments of `compare_models` for the options of `trained`."""
+    """Return the arguments of `compare_models` for the options of `trained`. `InputError` for an option that a user's program replaces."""
+    for name, what, default in (
+        ("loss", "loss", LOSS),
+        ("optimizer", "optimizer", OPTIMIZER),
+        ("rate", "optimizer", RATE),
+    ):
+        own = [side for side in SIDES if getattr(options, f"{side}_{what}")]
+        if own and getattr(options, name) != default:
+            raise InputError(f"--{name} has no effect beside --{own[0]}-{what}: leave it out")
     return {
         "loss": options.loss,
         **_optimizers(options),

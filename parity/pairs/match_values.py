@@ -520,7 +520,8 @@ class Search:
         agreeing = set(calls[: calls.index(failing)] if failing in calls else calls)
         partner = trial.assignment.partner
         pairs = [pair for pair in neighbours(self.problem, trial.assignment) if not agreeing & set(pair)]
-        found = [f"{path} = {partner[path]}" for path in dict.fromkeys(path for pair in pairs for path in pair)]
+        guessed = [path for pair in pairs for path in pair if normal(path) != normal(partner[path])]
+        found = [f"{path} = {partner[path]}" for path in dict.fromkeys(guessed)]
         if trial.failing and trial.failing[2]:
             found += [f"{path} = {partner[path]}" for path in self._by_shape_alone(trial) if path not in found]
         fixed = set(map(str, self.problem.fixed_fusions))

@@ -259,6 +259,10 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
             ("--torch", "a:b", "--paddle", "c:d", "--input-shape", "4", "--set-torch", "eps=1"),
             "is not LAYER.ATTRIBUTE=VALUE",
         ),
+        (
+            ("--torch", "a:b", "--paddle", "c:d", "--input-shape", "4", "--paddle-optimizer", "e:f", "--rate", "0.5"),
+            "--rate has no effect beside --paddle-optimizer",
+        ),
         (("--pairs", "lenet"), "unknown pair 'lenet'"),
         (("--pairs", "all", "--torch", "a:b"), "--pairs excludes"),
     ],
