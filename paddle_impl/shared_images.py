@@ -108,11 +108,11 @@ def compute_in_threads(steps: Sequence[Step], x: Tensor, sizes: Sequence[int]) -
     if paddle.is_grad_enabled():
         return _Shared.apply(x, steps, sizes, *weights)
 
-    def compute(part: _Part) -> Tensor:
+    def compute_part(part: _Part) -> Tensor:
         with paddle.no_grad():  # every thread starts with gradients on
             return part.compute(part.images, weights)
 
-    return paddle.concat(_map(compute, _parts(x, steps, sizes)))
+    return paddle.concat(_map(compute_part, _parts(x, steps, sizes)))
 
 
 def _weights(layer: nn.Layer) -> list[Tensor]:
@@ -181,7 +181,7 @@ class _Shared(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: Sequence[Step], sizes: Sequence[int], *weights: Tensor) -> Tensor:
-        def compute(part: _Part) -> tuple[Tensor, list[Tensor], Tensor]:
+        def compute_part(part: _Part) -> tuple[Tensor, list[Tensor], Tensor]:
             images, *own = (tensor.detach() for tensor in (part.images, *weights))
             for copy, tensor in zip((images, *own), (x, *weights), strict=True):
                 copy.stop_gradient = tensor.stop_gradient
@@ -189,7 +189,7 @@ class _Shared(PyLayer):
                 return images, own, part.compute(images, own)
 
         ctx.sizes, ctx.parts = sizes, _parts(x, steps, sizes)
-        ctx.graphs = _map(compute, ctx.parts)
+        ctx.graphs = _map(compute_part, ctx.parts)
         whole = paddle.concat([out.detach() for _, _, out in ctx.graphs])
         for images, _, out in ctx.graphs:  # the graph keeps the tensors that it needs, and not these
             images._clear_dataptr()

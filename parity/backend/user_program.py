@@ -43,7 +43,7 @@ class UserProgram:
         self.backend, self.make_optimizer = backend, make_optimizer
         self._given_loss = loss
         self._loss = loss
-        self._loss_value = math.nan
+        self._last_loss: Tensor | None = None
         self._steppers: list[Any] = []
         self._schedulers: list[Any] = []
         self.optimizers: list[Stepper] = []
@@ -123,7 +123,7 @@ class UserProgram:
             )
         if not self.backend.needs_gradient(loss):
             raise InputError("the loss does not depend on the outputs: nothing can be trained with it")
-        self._loss_value = float(self.backend.to_numpy(loss).reshape(-1)[0])
+        self._last_loss = loss.detach()
         return loss
 
     def clear_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -161,7 +161,12 @@ class UserProgram:
         for scheduler in self._schedulers:
             # A schedule may depend on the loss, as ReduceLROnPlateau does.
             needed = [p for p in inspect.signature(scheduler.step).parameters.values() if p.default is p.empty]
-            scheduler.step(self._loss_value) if needed and needed[0].kind in _GIVEN else scheduler.step()
+            if needed and needed[0].kind in _GIVEN:
+                scheduler.step(
+                    math.nan if self._last_loss is None else float(self.backend.to_numpy(self._last_loss).item())
+                )
+            else:
+                scheduler.step()
 
     def averages(self) -> Mapping[str, Tensor]:
         """Return the averages of weights that the program keeps, by the names of the parameters; empty if it keeps none."""

@@ -144,7 +144,7 @@ class Session:
         self.skipped: tuple[str, ...] = ()
         """Stages that were asked for and that folded batch norms leave out."""
         self._knows_constants = True
-        """Whether the narrow places of constants are told from those of other tensors."""
+        """Whether each narrow place is known to belong to a constant or to another tensor."""
         self._turned: dict[str, dict[str, Form]] = {}
         self._outputs: dict[str, str] = {}
         self._open()
