@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 SYNONYMS: Sequence[Collection[str]] = (
     ("query", "q", "wq"),
@@ -65,21 +66,48 @@ def bijection(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str] | N
     if len(torch) != len(paddle):
         return None
     here, there = [words_of(path) for path in torch], [words_of(path) for path in paddle]
-    scores = [[similarity(a, b) for b in there] for a in here]
-    left, found = {(i, j) for i in range(len(here)) for j in range(len(there))}, dict[str, str]()
-    while left:  # a pair that is more alike than any other of both leaves the others less choice
-        best = [(i, j) for i, j in sorted(left) if _is_best(scores, left, i, j)]
-        if not best:
-            return None
-        found |= {torch[i]: paddle[j] for i, j in best}
+    every = set(itertools.product(range(len(here)), range(len(there))))
+    chosen = _best_pairs(here, there, every)
+    if len(chosen) < len(here):
+        chosen = _in_rounds([_without_numbers(words) for words in here], [_without_numbers(words) for words in there])
+    return {torch[i]: paddle[j] for i, j in sorted(chosen)} if len(chosen) == len(here) else None
+
+
+def _in_rounds(here: Sequence[Sequence[str]], there: Sequence[Sequence[str]]) -> set[tuple[int, int]]:
+    """Choose pairs in rounds: those of one round leave the others less choice.
+
+    The lists of words have no numbers: blocks that count from 0 and from 1 share numbers by chance.
+    """
+    left, chosen = set(itertools.product(range(len(here)), range(len(there)))), set[tuple[int, int]]()
+    while best := _best_pairs(here, there, left):
+        chosen |= best
         left = {(i, j) for i, j in left if all(i != one and j != two for one, two in best)}
-    return {path: found[path] for path in torch}
+    return chosen
 
 
-def _is_best(scores: Sequence[Sequence[float]], left: Collection[tuple[int, int]], i: int, j: int) -> bool:
-    """Whether two names are alike, and more than either is like any other one that is left."""
-    others = [scores[a][b] for a, b in left if (a == i) != (b == j)]
-    return scores[i][j] > max(others, default=0.0)
+def _best_pairs(
+    here: Sequence[Sequence[str]], there: Sequence[Sequence[str]], left: Collection[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    """Return the pairs of `left` whose lists of words are alike, and more than either is like any other one of `left`."""
+    scores = {(i, j): similarity(here[i], there[j]) for i, j in left}
+    rows, columns = _two_best(scores, 0), _two_best(scores, 1)
+    return {
+        (i, j)
+        for (i, j), score in scores.items()
+        if score and rows[i][0] == columns[j][0] == score and rows[i][1] < score and columns[j][1] < score
+    }
+
+
+def _two_best(scores: Mapping[tuple[int, int], float], side: int) -> dict[int, list[float]]:
+    """Return the two highest scores of each name of a side, from the highest to the lowest; -1 where there is no second one."""
+    found: dict[int, list[float]] = {}
+    for pair, score in scores.items():
+        found[pair[side]] = sorted([*found.get(pair[side], [-1.0, -1.0]), score], reverse=True)[:2]
+    return found
+
+
+def _without_numbers(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.isdigit()]
 
 
 def pairs_by_words(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str]:
@@ -113,7 +141,7 @@ def _unique_pairs(here: Sequence[str], there: Sequence[str]) -> dict[str, str]:
 
     One letter is no abbreviation here: it may be one by chance, as long as not all paths have a partner.
     """
-    words = [[[w for w in words_of(path) if not w.isdigit()] for path in paths] for paths in (here, there)]
+    words = [[_without_numbers(words_of(path)) for path in paths] for paths in (here, there)]
     scores = [[similarity(a, b, 2) for b in words[1]] for a in words[0]]
     found = {}
     for i, row in enumerate(scores):

@@ -49,10 +49,17 @@ def test_names_that_say_something() -> None:
     }  # by synonyms, not by first letters
     assert pairs_by_words(["attention", "x"], ["a", "b"]) == {}
     here, there = ["h.0.ln_1", "h.0.fc_2", "ln_f"], ["layers.0.norm1", "layers.0.up2", "norm"]
-    assert pairs_by_words(here, there) == dict(zip(here, there, strict=True))
+    assert pairs_by_words(here, there) == {"h.0.ln_1": "layers.0.norm1", "ln_f": "norm"}  # by equal numbers and words
     here, there = ["h.0.ln_1", "h.0.ln_2", "x"], ["layers.0.norm1", "layers.0.norm2", "y"]
     assert pairs_by_words(here, there) == {"h.0.ln_1": "layers.0.norm1", "h.0.ln_2": "layers.0.norm2"}
     assert pairs_by_words(["ln_1", "ln_2", "x"], ["norm5", "norm6", "y"]) == {}
+
+
+def test_numbers_that_agree_by_chance_decide_nothing() -> None:
+    here, there = ["stage2.0.branch1.2", "stage2.0.branch2.0"], ["2_1._conv_pw_2.0", "2_1._conv_linear_1.0"]
+    assert pairs_by_words(here, there) == {}  # of shufflenet_v2_x1_0
+    here, there = ["features.5.block.0", "features.6.block.0"], ["blocks.4.expand.0", "blocks.5.expand.0"]
+    assert pairs_by_words(here, there) == {}  # of mobilenet_v3_small, whose blocks count from 0 in Paddle
 
 
 def test_the_name_of_a_fused_layer_spells_its_parts() -> None:
