@@ -7,7 +7,6 @@ import json
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,10 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
-from parity.benchmark.variants import CHOICES, Variant, choose_variants
+from parity.benchmark.variants import CHOICES, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
+from parity.cli.bench_log import describe_conditions, start_log
 from parity.cli.command import (
     Options,
     argument,
@@ -54,7 +54,6 @@ from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.report.plots import WHAT, speeds
 from parity.training.run_folder import check_writable
-from parity.version import git_commit
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:
@@ -65,6 +64,9 @@ NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 
 WARM_UP = 2
 """Steps, or predictions, of every contestant before the first round."""
+
+UNKNOWN = "float32"
+"""The dtype whose peak counts for a contestant that does not say its own: another program, or ONNX Runtime."""
 
 MOST_IMAGES = 5120
 """The most training images that the benchmark makes its batches of."""
@@ -134,8 +136,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     variants = _variants(options, frameworks)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    started = datetime.now().isoformat(timespec="seconds")
-    result = {"command": command_line("bench", options), "started": started, "commit": git_commit()}
+    result = start_log(command_line("bench", options))
     accuracy = options.what == "accuracy"
     result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, variants, sizes)
     text = bench_accuracy.markdown(result) if accuracy else markdown(result)
@@ -171,15 +172,26 @@ def _speeds(
             chosen = variants[name]
             worker.bench(network, recipe, images, labels, chosen.amp, chosen.layout, chosen.compiled)
         first: dict[str, float] = {}
+        dtypes = {name: variant.dtype for name, variant in variants.items()}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
-            tables = _train(options, console, workers)
+            ceilings = find_ceilings(variants) if network.multiply_adds else {}
+            tables = _train(options, workers, ceilings)
+            dtypes |= {name: variants[own].dtype for name, own in ceilings.items()}
             memory = _memory(workers)
         else:
             runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
+            versions |= {"onnx": runtime.versions()} if runtime else {}
             tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
             memory = tables[list(tables)[-1]]["peak_memory_bytes"]
-        peaks = {name: worker.multiply_peak() for name, worker in workers.items()}
+        peaks = {
+            dtype: max(
+                worker.multiply_peak(dtype)
+                for name, worker in workers.items()
+                if dtype in (UNKNOWN, variants[name].dtype)
+            )
+            for dtype in dict.fromkeys([UNKNOWN, *dtypes.values()])
+        }
     return {
         "what": options.what,
         "network": network.name,
@@ -189,14 +201,13 @@ def _speeds(
         "amp": options.amp,
         "layout": options.layout,
         "compile": options.compile,
-        "machine": machine.describe(),
-        "load_before": before,
         "versions": versions,
         "first_step_seconds": first,
-        "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},
+        "matrix_peaks": {dtype: round(peak, 1) for dtype, peak in peaks.items()},
         "peak_memory_bytes": memory,
         "tables": {
-            name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
+            name: _with_arithmetic(table, network, peaks, dtypes, options.what == "train")
+            for name, table in tables.items()
         },
     }
 
@@ -272,10 +283,18 @@ def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> 
     return {"reference": reference, "speeds": contest.summary(), "ratios": contest.ratios(reference)}
 
 
-def _train(options: Options, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
-    """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs."""
+def _train(options: Options, workers: dict[str, Worker], ceilings: dict[str, str]) -> dict[str, Any]:
+    """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs.
+
+    Both have the `ceilings`, see `find_ceilings`.
+    """
+    layers: dict[str, Turn] = {
+        name: partial(workers[own].bench_layers, options.steps) for name, own in ceilings.items()
+    }
     for worker in workers.values():
         worker.bench_train(WARM_UP, True)
+    for turn in layers.values():
+        turn()
     reference = _reference(workers)
     alone: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, False) for name, worker in workers.items()
@@ -283,9 +302,9 @@ def _train(options: Options, console: Console, workers: dict[str, Worker]) -> di
     whole: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, True) for name, worker in workers.items()
     }
-    whole |= {_called(line, options.against): time_program(line) for line in options.against}
+    whole |= layers | {_called(line, options.against): time_program(line) for line in options.against}
     return {
-        "compute only": _contest(alone, options.rounds, "compute only", reference),
+        "compute only": _contest(alone | layers, options.rounds, "compute only", reference),
         "end to end": _contest(whole, options.rounds, "end to end", reference),
     }
 
@@ -342,13 +361,13 @@ def _memory(processes: Mapping[str, Worker | RuntimeProcess]) -> dict[str, int]:
 
 
 def _with_arithmetic(
-    table: dict[str, Any], network: Network, peaks: dict[str, float], training: bool
+    table: dict[str, Any], network: Network, peaks: dict[str, float], dtypes: dict[str, str], training: bool
 ) -> dict[str, Any]:
-    """Add GFLOP/s, and their share of the best matrix multiplication measured here."""
-    best = max(peaks.values())
-    for row in table["speeds"].values():
+    """Add dtypes, GFLOP/s, and their share of the best matrix multiplication measured here in the same dtype."""
+    for name, row in table["speeds"].items():
+        row["dtype"] = dtypes.get(name, UNKNOWN)
         row["gigaflops"] = round(gigaflops(network, row["images_per_second"], training), 1)
-        row["share_of_peak"] = round(row["gigaflops"] / best, 3)
+        row["share_of_peak"] = round(row["gigaflops"] / peaks[row["dtype"]], 3)
     return table
 
 
@@ -372,16 +391,15 @@ def markdown(result: dict[str, Any]) -> str:
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
-    versions = ", ".join(f"{name} {found[name.split()[0]]}" for name, found in result["versions"].items())
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
+    peaks = ", ".join(f"{peak:.0f} GFLOP/s in {dtype}" for dtype, peak in result.get("matrix_peaks", {}).items())
     batch = f", batches of {counted(result['batch_size'], 'image')}" if result["what"] == "train" else ""
     facts = {
         "Network": result["network"] + batch,
         "First training step, with compilation and allocation": first,
-        "Measured": f"{counted(rounds, 'round')}, started {result['started']}, load average before: {result['load_before']}",
-        "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
-        "Versions": versions + (f", commit {result['commit']}" if result.get("commit") else ""),
+        **describe_conditions(result, rounds),
+        "Matrix peak": peaks,
         "Peak memory of the processes": memory,
         "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
         "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],
