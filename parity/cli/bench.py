@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,13 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
+from parity.benchmark.other_checkout import name_checkout, time_checkout
 from parity.benchmark.variants import CHOICES, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
 from parity.cli.bench_log import describe_conditions, start_log
 from parity.cli.command import (
+    PATH,
     Options,
     argument,
     attach_result,
@@ -79,6 +81,7 @@ MOST_IMAGES = 5120
         "train",
         "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
         "train --against 'python scripts/baselines/plain_torch.py --data ~/.cache/vgg-parity/cifar10.safetensors'",
+        "train --frameworks paddle --against-checkout ../older",
         "train --frameworks torch --amp off,bf16 --layout channels_first,channels_last --compile off,on",
         "infer --batch-sizes 1,128",
         "accuracy --target 0.6 --epochs 3 --rounds 3",
@@ -105,6 +108,13 @@ MOST_IMAGES = 5120
     multiple=True,
     metavar="COMMAND",
     help="also time this program, which must print images/s; repeat the option for more",
+)
+@option(
+    "--against-checkout",
+    type=PATH,
+    multiple=True,
+    metavar="DIR",
+    help="also time the training of another checkout of this project, such as an older commit; repeat the option for more",
 )
 @option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if available)")
 @data_dir_option
@@ -176,8 +186,10 @@ def _speeds(
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             ceilings = find_ceilings(variants) if network.multiply_adds else {}
-            tables = _train(options, workers, ceilings)
+            checkouts = _checkouts(options, variants, threads)
+            tables = _train(options, workers, ceilings, checkouts)
             dtypes |= {name: variants[own].dtype for name, own in ceilings.items()}
+            dtypes |= {name: variants[name.partition(AT)[0]].dtype for name in checkouts}
             memory = _memory(workers)
         else:
             runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
@@ -219,6 +231,11 @@ def _frameworks(options: Options) -> list[str]:
         raise InputError(
             f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}{suggest(unknown[0], known)}"
         )
+    if options.against_checkout and options.what != "train":
+        raise InputError(f"--against-checkout times training: leave it out of {options.what}")
+    commits = [name_checkout(folder) for folder in options.against_checkout]
+    if len(commits) > len(set(commits)):
+        raise InputError(f"--against-checkout: two folders hold {max(commits, key=commits.count)}: give one of them")
     if options.against and options.what == "infer":
         raise InputError("--against times training: leave it out of infer")
     if len(chosen) > len(set(chosen)):
@@ -283,10 +300,46 @@ def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> 
     return {"reference": reference, "speeds": contest.summary(), "ratios": contest.ratios(reference)}
 
 
-def _train(options: Options, workers: dict[str, Worker], ceilings: dict[str, str]) -> dict[str, Any]:
+AT = " at "
+"""Joins the name of a contestant and that of the checkout that it is of."""
+
+
+def _checkouts(options: Options, variants: dict[str, Variant], threads: int) -> dict[str, Callable[[str], Turn]]:
+    """Return the contestants of other checkouts, each with what makes its turn in a table."""
+    given = {
+        "network": _from_anywhere(options.network or NETWORK),
+        "recipe": _from_anywhere(options.recipe or RECIPE),
+        "batch-size": options.batch_size or BATCH,
+        "steps": options.steps,
+        "threads": threads,
+        "device": options.device,
+        "data": options.data,
+        "data-dir": options.data_dir and options.data_dir.absolute(),
+        "paddle-python": options.paddle_python and _from_anywhere(options.paddle_python),
+        "torch-python": options.torch_python and _from_anywhere(options.torch_python),
+    }
+    words = [word for flag, value in given.items() if value is not None for word in (f"--{flag}", str(value))]
+    return {
+        f"{name}{AT}{name_checkout(folder)}": partial(time_checkout, folder, variant, words=words)
+        for folder in options.against_checkout
+        for name, variant in variants.items()
+    }
+
+
+def _from_anywhere(name: str | Path) -> str:
+    """Return `name` so that a process in another folder finds it if it is a path."""
+    return str(Path(name).absolute()) if Path(name).is_file() else str(name)
+
+
+def _train(
+    options: Options,
+    workers: dict[str, Worker],
+    ceilings: dict[str, str],
+    checkouts: dict[str, Callable[[str], Turn]],
+) -> dict[str, Any]:
     """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs.
 
-    Both have the `ceilings`, see `find_ceilings`.
+    Both have the `ceilings`, see `find_ceilings`, and the `checkouts`, see `_checkouts`.
     """
     layers: dict[str, Turn] = {
         name: partial(workers[own].bench_layers, options.steps) for name, own in ceilings.items()
@@ -302,9 +355,11 @@ def _train(options: Options, workers: dict[str, Worker], ceilings: dict[str, str
     whole: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, True) for name, worker in workers.items()
     }
-    whole |= layers | {_called(line, options.against): time_program(line) for line in options.against}
+    alone |= layers | {name: turn("compute only") for name, turn in checkouts.items()}
+    whole |= layers | {name: turn("end to end") for name, turn in checkouts.items()}
+    whole |= {_called(line, options.against): time_program(line) for line in options.against}
     return {
-        "compute only": _contest(alone | layers, options.rounds, "compute only", reference),
+        "compute only": _contest(alone, options.rounds, "compute only", reference),
         "end to end": _contest(whole, options.rounds, "end to end", reference),
     }
 

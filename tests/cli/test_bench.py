@@ -18,6 +18,7 @@ from helpers.scripts import script_main
 from parity import data, machine
 from parity.backend.timing import Bench
 from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, time_program
+from parity.benchmark.other_checkout import name_checkout, time_checkout
 from parity.benchmark.variants import ALONE, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy
 from parity.cli.bench import markdown
@@ -170,6 +171,41 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
     assert result["instruction_sets"] == machine.instruction_sets()
 
 
+OTHER = """
+import json, os, sys
+import parity
+tables = ("compute only", 3.0), ("end to end", 2.0)
+assert parity.WHERE == os.getcwd() and sys.argv[1] == "train", sys.argv
+rows = {name: {"speeds": {"torch": {"images_per_second": speed}}} for name, speed in tables}
+print(json.dumps({"tables": rows, "words": sys.argv}))
+"""
+
+
+def test_another_checkout_is_timed_by_its_own_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, file, text in (
+        ("scripts", "bench.py", OTHER),
+        ("parity", "__init__.py", f"WHERE = {str(tmp_path)!r}"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert name_checkout(tmp_path) == tmp_path.name
+    assert time_checkout(tmp_path, Variant("torch"), "compute only", [])() == 3.0
+    assert time_checkout(tmp_path, Variant("torch", "bf16"), "end to end", ["--steps", "1"])() == 2.0
+    with pytest.raises(InputError, match="printed no speed: "):
+        time_checkout(tmp_path, Variant("paddle"), "end to end", [])()
+
+
+@pytest.mark.slow  # each turn starts the frameworks again
+def test_a_checkout_is_a_contestant_of_both_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--network", NET.name, "--data", "shapes10", "--batch-size", "8", "--rounds", "1", "--steps", "1"]
+    lists = ["--frameworks", "torch", "--threads", "1", "--against-checkout", str(ROOT)]
+    assert main([*line, *lists, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for table in result["tables"].values():
+        assert list(table["speeds"]) == ["torch", ALONE, f"torch at {result['commit']}"]
+
+
 def test_variants_of_a_framework_are_contestants_of_one_benchmark(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +344,9 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
         (("infer", "--frameworks", "onnx"), "needs paddle or torch as its reference"),
         (("infer", "--frameworks", "torch,torch"), "names torch twice"),
         (("infer", "--against", "true"), "--against times training"),
+        (("infer", "--against-checkout", "."), "--against-checkout times training: leave it out of infer"),
+        (("train", "--against-checkout", "/nowhere"), "--against-checkout /nowhere: it has no scripts/bench.py"),
+        (("train", *(["--against-checkout", str(ROOT)] * 2)), "two folders hold"),
         (("infer", "--batch-sizes", "1,many"), "give whole numbers such as 1,128"),
         (
             ("train", "--amp", "bf16"),
