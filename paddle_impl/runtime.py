@@ -111,10 +111,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
-    """The highest GFLOP/s of `times` float32 products of square matrices (2 * size**3 operations each), measured on `device` now."""
+def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 8) -> float:
+    """The highest GFLOP/s of `times` products of square matrices in `dtype` (2 * size**3 operations each), measured on `device` now."""
     THREADS.give(THREADS.count, paddle.base.core.set_num_threads)
-    a = paddle.rand([size, size])  # on the device that `start` chose
+    a = paddle.rand([size, size]).astype(dtype)  # on the device that `start` chose
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -146,6 +146,16 @@ def has_bfloat16() -> bool:
     return bool(BFLOAT16 & _cpu_flags(_cpuinfo()))
 
 
+INSTRUCTION_SETS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Those that decide the speed of products of matrices."""
+
+
+def instruction_sets() -> list[str]:
+    """Return which of `INSTRUCTION_SETS` the processor has, as far as the system says."""
+    flags = _cpu_flags(_cpuinfo())
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,9 +6,8 @@ from pathlib import Path
 __version__ = "0.2.0"
 
 
-def git_commit() -> str:
-    """Return the commit of the clone that holds this package, with `+` if tracked files were changed since; "" outside of a clone."""
-    file = Path(__file__)
+def git_commit(file: Path = Path(__file__)) -> str:
+    """Return the commit of the clone that holds `file`, with `+` if tracked files were changed since; "" outside of a clone."""
     found = ""
     # The first command fails for an installed package, which may lie in somebody else's clone.
     for command in (("ls-files", "--error-unmatch", file.name), ("describe", "--always", "--exclude=*", "--dirty=+")):

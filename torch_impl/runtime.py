@@ -83,9 +83,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
-    """The highest GFLOP/s of `times` float32 products of square matrices (2 * size**3 operations each), measured on `device` now."""
-    a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu")
+def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 8) -> float:
+    """The highest GFLOP/s of `times` products of square matrices in `dtype` (2 * size**3 operations each), measured on `device` now."""
+    a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu").to(getattr(torch, dtype))
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Starts this project's programs as child processes. No other module builds a Python command line."""
+"""Starts this project's programs as child processes. No other module builds a Python command line of this checkout."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Trainer:
     ) -> None:
         precision.check(amp, settings)
         self.backend, self.settings, self.dtype, self.device = backend, settings, dtype, device
-        self._layout = layout or backend.layout(dtype, device, amp)
-        self.model: Module = backend.to_device(model_state.build(backend, network, state, dtype), device, self._layout)
+        self.layout = layout or backend.layout(dtype, device, amp)
+        self.model: Module = backend.to_device(model_state.build(backend, network, state, dtype), device, self.layout)
         self.process_group, self.amp, self.scaler = process_group, amp, backend.scaler(amp, device)
         overlaps = process_group.size > 1 and device in backend.OVERLAPPING
         self.wrapped: Module = backend.wrap(self.model) if overlaps else self.model
@@ -252,4 +252,4 @@ class Trainer:
         return self.backend.from_numpy(array, self.device)
 
     def _images(self, images: Array) -> Tensor:
-        return self.backend.to_layout(self._tensor(images.astype(self.dtype, copy=False)), self._layout)
+        return self.backend.to_layout(self._tensor(images.astype(self.dtype, copy=False)), self.layout)

@@ -16,7 +16,7 @@ from parity.backend import lookahead, model_state
 from parity.backend.child_process import CallFailed, Record
 from parity.backend.registry import implementation, make_backend, make_trainer
 from parity.backend.remote import Service, at_caller, serve_service
-from parity.backend.timing import Bench
+from parity.backend.timing import Bench, LayersAlone
 from parity.backend.trainer import Trainer
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
@@ -34,6 +34,7 @@ class TrainerService(Service):
         self._runtime.be_exact()
         self._trainer: Trainer
         self._timed: Bench
+        self._alone: LayersAlone
         self._slow: State
         self._patches: list[tuple[str, ...]] = []
 
@@ -85,7 +86,7 @@ class TrainerService(Service):
 
     def _make_room(self) -> None:
         """Drop the last trainer before the next one is made, so that memory never holds both."""
-        for name in ("_trainer", "_timed", "_slow"):
+        for name in ("_trainer", "_timed", "_alone", "_slow"):
             vars(self).pop(name, None)
 
     @at_caller
@@ -209,10 +210,15 @@ class TrainerService(Service):
             self._trainer.wrapped = make_backend(self.framework).compile(self._trainer.model)
         wait = partial(self._runtime.wait, self.device)
         self._timed = Bench(self._trainer, network, recipe, images, labels, wait)
+        self._alone = LayersAlone(self._trainer, recipe.batch_size, wait)
 
     def bench_train(self, steps: int, fed: bool) -> float:
         """Images/s of `parity.backend.timing.Bench.train`."""
         return self._timed.train(steps, fed)
+
+    def bench_layers(self, steps: int) -> float:
+        """Images/s of `parity.backend.timing.LayersAlone.train`, with the batches of `bench`."""
+        return self._alone.train(steps)
 
     def bench_infer(self, steps: int, count: int) -> float:
         """Images/s of `parity.backend.timing.Bench.infer`."""
@@ -222,9 +228,9 @@ class TrainerService(Service):
         """The peak memory so far, in bytes: of the process, or, on a GPU, what the framework allocated on it."""
         return int(self._runtime.peak_memory(self.device))
 
-    def multiply_peak(self) -> float:
-        """GFLOP/s of the framework's float32 matrix multiplication, measured now."""
-        return float(self._runtime.multiply_peak(self.device))
+    def multiply_peak(self, dtype: str = "float32") -> float:
+        """GFLOP/s of the framework's matrix multiplication in `dtype`, measured now."""
+        return float(self._runtime.multiply_peak(self.device, dtype))
 
     def export(self) -> bytes:
         """The inference graph as the framework's exporter writes it; `InputError` if a package that it needs is missing."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from parity.errors import InputError, suggest
-from parity.recipe.precision import LAYOUTS, PRECISIONS, check_device, check_layout
+from parity.recipe.precision import DTYPES, LAYOUTS, PRECISIONS, check_device, check_layout
 
 USUAL = "auto"
 """The layout that a framework chooses by the processor."""
@@ -24,6 +24,11 @@ class Variant:
     amp: str = "off"
     layout: str | None = None
     compiled: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its convolutions and linear layers."""
+        return DTYPES.get(self.amp, "float32")
 
 
 def choose_variants(frameworks: Sequence[str], device: str, **lists: str) -> dict[str, Variant]:
@@ -42,6 +47,20 @@ def choose_variants(frameworks: Sequence[str], device: str, **lists: str) -> dic
         said = {"amp": "float32" if amp == "off" else amp, "layout": layout, "compile": "compiled" * (compiled == "on")}
         name = " ".join([framework, *(said[flag] for flag in CHOICES if len(words[flag]) > 1 and said[flag])])
         found[name] = Variant(framework, amp, None if layout == USUAL else layout, compiled == "on")
+    return found
+
+
+ALONE = "convolutions and linear layers alone"
+"""The contestant without all other work, which a training step in PyTorch cannot beat as long as it uses these layers."""
+
+
+def find_ceilings(variants: Mapping[str, Variant]) -> dict[str, str]:
+    """Return the contestants `ALONE`, one for each precision and layout of PyTorch, with the variant whose process runs them."""
+    found: dict[str, str] = {}
+    for name, variant in variants.items():
+        if variant.framework == "torch":
+            words = name.removeprefix("torch").removesuffix("compiled").strip()
+            found.setdefault(", ".join(filter(None, [ALONE, words])), name)
     return found
 
 

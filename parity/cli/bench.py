@@ -6,8 +6,7 @@ import contextlib
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,13 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
-from parity.benchmark.variants import CHOICES, Variant, choose_variants
+from parity.benchmark.other_checkout import name_checkout, time_checkout
+from parity.benchmark.variants import CHOICES, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
+from parity.cli.bench_log import describe_conditions, start_log
 from parity.cli.command import (
+    PATH,
     Options,
     argument,
     attach_result,
@@ -54,7 +56,6 @@ from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.report.plots import WHAT, speeds
 from parity.training.run_folder import check_writable
-from parity.version import git_commit
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 
 WARM_UP = 2
 """Steps, or predictions, of every contestant before the first round."""
+
+UNKNOWN = "float32"
+"""The dtype whose peak counts for a contestant that does not say its own: another program, or ONNX Runtime."""
 
 MOST_IMAGES = 5120
 """The most training images that the benchmark makes its batches of."""
@@ -77,6 +81,7 @@ MOST_IMAGES = 5120
         "train",
         "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
         "train --against 'python scripts/baselines/plain_torch.py --data ~/.cache/vgg-parity/cifar10.safetensors'",
+        "train --frameworks paddle --against-checkout ../older",
         "train --frameworks torch --amp off,bf16 --layout channels_first,channels_last --compile off,on",
         "infer --batch-sizes 1,128",
         "accuracy --target 0.6 --epochs 3 --rounds 3",
@@ -103,6 +108,13 @@ MOST_IMAGES = 5120
     multiple=True,
     metavar="COMMAND",
     help="also time this program, which must print images/s; repeat the option for more",
+)
+@option(
+    "--against-checkout",
+    type=PATH,
+    multiple=True,
+    metavar="DIR",
+    help="also time the training of another checkout of this project, such as an older commit; repeat the option for more",
 )
 @option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if available)")
 @data_dir_option
@@ -134,8 +146,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     variants = _variants(options, frameworks)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    started = datetime.now().isoformat(timespec="seconds")
-    result = {"command": command_line("bench", options), "started": started, "commit": git_commit()}
+    result = start_log(command_line("bench", options))
     accuracy = options.what == "accuracy"
     result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, variants, sizes)
     text = bench_accuracy.markdown(result) if accuracy else markdown(result)
@@ -171,15 +182,28 @@ def _speeds(
             chosen = variants[name]
             worker.bench(network, recipe, images, labels, chosen.amp, chosen.layout, chosen.compiled)
         first: dict[str, float] = {}
+        dtypes = {name: variant.dtype for name, variant in variants.items()}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
-            tables = _train(options, console, workers)
+            ceilings = find_ceilings(variants) if network.multiply_adds else {}
+            checkouts = _checkouts(options, variants, threads)
+            tables = _train(options, workers, ceilings, checkouts)
+            dtypes |= {name: variants[own].dtype for name, own in ceilings.items()}
+            dtypes |= {name: variants[name.partition(AT)[0]].dtype for name in checkouts}
             memory = _memory(workers)
         else:
             runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
+            versions |= {"onnx": runtime.versions()} if runtime else {}
             tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
             memory = tables[list(tables)[-1]]["peak_memory_bytes"]
-        peaks = {name: worker.multiply_peak() for name, worker in workers.items()}
+        peaks = {
+            dtype: max(
+                worker.multiply_peak(dtype)
+                for name, worker in workers.items()
+                if dtype in (UNKNOWN, variants[name].dtype)
+            )
+            for dtype in dict.fromkeys([UNKNOWN, *dtypes.values()])
+        }
     return {
         "what": options.what,
         "network": network.name,
@@ -189,14 +213,13 @@ def _speeds(
         "amp": options.amp,
         "layout": options.layout,
         "compile": options.compile,
-        "machine": machine.describe(),
-        "load_before": before,
         "versions": versions,
         "first_step_seconds": first,
-        "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},
+        "matrix_peaks": {dtype: round(peak, 1) for dtype, peak in peaks.items()},
         "peak_memory_bytes": memory,
         "tables": {
-            name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
+            name: _with_arithmetic(table, network, peaks, dtypes, options.what == "train")
+            for name, table in tables.items()
         },
     }
 
@@ -208,6 +231,11 @@ def _frameworks(options: Options) -> list[str]:
         raise InputError(
             f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}{suggest(unknown[0], known)}"
         )
+    if options.against_checkout and options.what != "train":
+        raise InputError(f"--against-checkout times training: leave it out of {options.what}")
+    commits = [name_checkout(folder) for folder in options.against_checkout]
+    if len(commits) > len(set(commits)):
+        raise InputError(f"--against-checkout: two folders hold {max(commits, key=commits.count)}: give one of them")
     if options.against and options.what == "infer":
         raise InputError("--against times training: leave it out of infer")
     if len(chosen) > len(set(chosen)):
@@ -272,10 +300,54 @@ def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> 
     return {"reference": reference, "speeds": contest.summary(), "ratios": contest.ratios(reference)}
 
 
-def _train(options: Options, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
-    """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs."""
+AT = " at "
+"""Joins the name of a contestant and that of the checkout that it is of."""
+
+
+def _checkouts(options: Options, variants: dict[str, Variant], threads: int) -> dict[str, Callable[[str], Turn]]:
+    """Return the contestants of other checkouts, each with what makes its turn in a table."""
+    given = {
+        "network": _from_anywhere(options.network or NETWORK),
+        "recipe": _from_anywhere(options.recipe or RECIPE),
+        "batch-size": options.batch_size or BATCH,
+        "steps": options.steps,
+        "threads": threads,
+        "device": options.device,
+        "data": options.data,
+        "data-dir": options.data_dir and options.data_dir.absolute(),
+        "paddle-python": options.paddle_python and _from_anywhere(options.paddle_python),
+        "torch-python": options.torch_python and _from_anywhere(options.torch_python),
+    }
+    words = [word for flag, value in given.items() if value is not None for word in (f"--{flag}", str(value))]
+    return {
+        f"{name}{AT}{name_checkout(folder)}": partial(time_checkout, folder, variant, words=words)
+        for folder in options.against_checkout
+        for name, variant in variants.items()
+    }
+
+
+def _from_anywhere(name: str | Path) -> str:
+    """Return `name` so that a process in another folder finds it if it is a path."""
+    return str(Path(name).absolute()) if Path(name).is_file() else str(name)
+
+
+def _train(
+    options: Options,
+    workers: dict[str, Worker],
+    ceilings: dict[str, str],
+    checkouts: dict[str, Callable[[str], Turn]],
+) -> dict[str, Any]:
+    """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs.
+
+    Both have the `ceilings`, see `find_ceilings`, and the `checkouts`, see `_checkouts`.
+    """
+    layers: dict[str, Turn] = {
+        name: partial(workers[own].bench_layers, options.steps) for name, own in ceilings.items()
+    }
     for worker in workers.values():
         worker.bench_train(WARM_UP, True)
+    for turn in layers.values():
+        turn()
     reference = _reference(workers)
     alone: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, False) for name, worker in workers.items()
@@ -283,6 +355,8 @@ def _train(options: Options, console: Console, workers: dict[str, Worker]) -> di
     whole: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, True) for name, worker in workers.items()
     }
+    alone |= layers | {name: turn("compute only") for name, turn in checkouts.items()}
+    whole |= layers | {name: turn("end to end") for name, turn in checkouts.items()}
     whole |= {_called(line, options.against): time_program(line) for line in options.against}
     return {
         "compute only": _contest(alone, options.rounds, "compute only", reference),
@@ -342,13 +416,13 @@ def _memory(processes: Mapping[str, Worker | RuntimeProcess]) -> dict[str, int]:
 
 
 def _with_arithmetic(
-    table: dict[str, Any], network: Network, peaks: dict[str, float], training: bool
+    table: dict[str, Any], network: Network, peaks: dict[str, float], dtypes: dict[str, str], training: bool
 ) -> dict[str, Any]:
-    """Add GFLOP/s, and their share of the best matrix multiplication measured here."""
-    best = max(peaks.values())
-    for row in table["speeds"].values():
+    """Add dtypes, GFLOP/s, and their share of the best matrix multiplication measured here in the same dtype."""
+    for name, row in table["speeds"].items():
+        row["dtype"] = dtypes.get(name, UNKNOWN)
         row["gigaflops"] = round(gigaflops(network, row["images_per_second"], training), 1)
-        row["share_of_peak"] = round(row["gigaflops"] / best, 3)
+        row["share_of_peak"] = round(row["gigaflops"] / peaks[row["dtype"]], 3)
     return table
 
 
@@ -372,16 +446,15 @@ def markdown(result: dict[str, Any]) -> str:
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
-    versions = ", ".join(f"{name} {found[name.split()[0]]}" for name, found in result["versions"].items())
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
+    peaks = ", ".join(f"{peak:.0f} GFLOP/s in {dtype}" for dtype, peak in result.get("matrix_peaks", {}).items())
     batch = f", batches of {counted(result['batch_size'], 'image')}" if result["what"] == "train" else ""
     facts = {
         "Network": result["network"] + batch,
         "First training step, with compilation and allocation": first,
-        "Measured": f"{counted(rounds, 'round')}, started {result['started']}, load average before: {result['load_before']}",
-        "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
-        "Versions": versions + (f", commit {result['commit']}" if result.get("commit") else ""),
+        **describe_conditions(result, rounds),
+        "Matrix peak": peaks,
         "Peak memory of the processes": memory,
         "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
         "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],

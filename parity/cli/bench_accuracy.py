@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from parity import machine
 from parity.backend.launch import launch
 from parity.backend.registry import FRAMEWORKS
+from parity.cli.bench_log import describe_conditions
 from parity.cli.command import Failed, Options
 from parity.errors import InputError
 from parity.experiments.tables import conditions, counted
@@ -35,9 +37,11 @@ def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
     if options.against:
         raise InputError("--against times training steps: leave it out of accuracy")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
+    versions: dict[str, Any] = {}
     for number in bar(range(options.rounds), "time to accuracy"):
         for name in frameworks if number % 2 == 0 else frameworks[::-1]:
-            found[name].append(_one(options, name, number))
+            run, versions[name] = _one(options, name, number)
+            found[name].append(run)
     rows = {}
     for name, runs in found.items():
         seconds = [run["seconds"] for run in runs]
@@ -52,14 +56,14 @@ def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
         "network": options.network or NETWORK,
         "recipe": recipe.name,
         "target": options.target,
-        "machine": machine.describe(),
         "threads": options.threads or machine.cores(),
+        "versions": versions,
         "frameworks": rows,
     }
 
 
-def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
-    """Run the training command once, in a temporary folder."""
+def _one(options: Options, framework: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run the training command once, in a temporary folder. Return its figures, and the versions of its framework and packages."""
     chosen = {
         "network": options.network or NETWORK,
         "recipe": options.recipe or RECIPE,
@@ -88,6 +92,7 @@ def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
             raise refused(last.removeprefix("error: ").removeprefix("failed: "))
         run = RunFolder.open(out)
         epochs = run.metrics("pass")
+        versions = json.loads((out / "config.json").read_text())["versions"]
     reached = next((row for row in epochs if row["test_accuracy"] >= options.target), None)
     if reached is None:
         best = max(row["test_accuracy"] for row in epochs)
@@ -95,12 +100,13 @@ def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
             f"{FRAMEWORKS[framework]} reached {best:.2%} in {counted(len(epochs), 'epoch')}, not {options.target:.2%}: "
             "try more --epochs"
         )
-    return {
+    figures = {
         "seconds": reached["seconds"],
         "passes": reached["epoch"] + 1,
         "test_accuracy": reached["test_accuracy"],
         "batch_size": run.experiment.recipe.batch_size,
     }
+    return figures, versions
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -117,9 +123,6 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {count} | {len(row['runs'])} |"
         )
-    facts = {
-        "Network": f"{result['network']}, recipe {result['recipe']}",
-        "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')}",
-        "Started": result["started"],
-    }
+    rounds = len(next(iter(result["frameworks"].values()))["runs"])
+    facts = {"Network": f"{result['network']}, recipe {result['recipe']}"} | describe_conditions(result, rounds)
     return "\n".join([*lines, "", *conditions(facts, result["command"])]) + "\n"

@@ -58,6 +58,15 @@ def _end(layers: list[Layer], head: str) -> str:
     return ends[-1] if ends else ""
 
 
+def needing_input_gradients(layers: Mapping[str, Layer]) -> frozenset[str]:
+    """The layers whose inputs need gradients in training: a layer with trainable parameters comes before them."""
+    trained = {"": False}
+    for name, layer in layers.items():
+        own = any(parameter.trainable for parameter in layer.node.parameters(layer.input))
+        trained[name] = own or any(trained[source] for source in layer.sources)
+    return frozenset(name for name, layer in layers.items() if any(trained[source] for source in layer.sources))
+
+
 def consumers(layers: Mapping[str, Layer]) -> dict[str, list[str]]:
     """Layer -> the layers that take its output."""
     found: dict[str, list[str]] = {name: [] for name in layers}

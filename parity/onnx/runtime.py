@@ -39,6 +39,12 @@ def session(model: Path | bytes, threads: int = 1, device: str = "cpu") -> Any:
         raise InputError(f"{name} is not an ONNX file that onnxruntime can load ({first_line(error)})") from None
 
 
+def version() -> str:
+    """The version of ONNX Runtime, which is installed."""
+    found: str = importlib.import_module("onnxruntime").__version__
+    return found
+
+
 def first_line(error: Exception) -> str:
     """The first line of the error's message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

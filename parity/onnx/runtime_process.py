@@ -23,6 +23,11 @@ class RuntimeProcess(Process):
         """Images/s of `times` predictions of the preprocessed `images` float32 [N,C,H,W], without the time to send them."""
         return float(self.call("infer", {"images": images}, times=times)[1])
 
+    def versions(self) -> dict[str, str]:
+        """The version of ONNX Runtime."""
+        found: dict[str, str] = self.call("versions")[1]
+        return found
+
     def memory(self) -> int:
         """The peak memory of the process so far, in bytes."""
         return int(self.call("memory")[1])
@@ -40,6 +45,9 @@ class _Server:
         for _ in range(times):
             self.session.run(None, inputs)
         return {}, times * len(inputs["image"]) / (time.perf_counter() - started)
+
+    def versions(self, arrays: Record) -> tuple[Record, Any]:
+        return {}, {"onnxruntime": runtime.version()}
 
     def memory(self, arrays: Record) -> tuple[Record, Any]:
         return {}, machine.peak_memory()

@@ -18,7 +18,8 @@ from helpers.scripts import script_main
 from parity import data, machine
 from parity.backend.timing import Bench
 from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, time_program
-from parity.benchmark.variants import Variant, choose_variants
+from parity.benchmark.other_checkout import name_checkout, time_checkout
+from parity.benchmark.variants import ALONE, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy
 from parity.cli.bench import markdown
 from parity.errors import InputError
@@ -151,15 +152,15 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
     result, _ = trained
     tables = result["tables"]
     assert {name: list(table["speeds"]) for name, table in tables.items()} == {
-        "compute only": ["paddle", "torch"],
-        "end to end": ["paddle", "torch", PLAIN],
+        "compute only": ["paddle", "torch", ALONE],
+        "end to end": ["paddle", "torch", ALONE, PLAIN],
     }
     for table in tables.values():
         assert table["reference"] == "torch"
         for row in table["speeds"].values():
             assert len(row["rounds"]) == 2 and 0 < row["least"] <= row["images_per_second"] <= row["most"]
     assert tables["end to end"]["speeds"][PLAIN]["images_per_second"] == 12.5
-    assert all(figure > 0 for figure in result["multiply_gigaflops"].values())
+    assert list(result["matrix_peaks"]) == ["float32"] and result["matrix_peaks"]["float32"] > 0
     assert {name: seconds > 0 for name, seconds in result["first_step_seconds"].items()} == {
         "paddle": True,
         "torch": True,
@@ -167,6 +168,42 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
     assert all(size > 50e6 for size in result["peak_memory_bytes"].values())
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(result["commit"]) >= 7 and commit.startswith(result["commit"].removesuffix("+"))
+    assert result["instruction_sets"] == machine.instruction_sets()
+
+
+OTHER = """
+import json, os, sys
+import parity
+tables = ("compute only", 3.0), ("end to end", 2.0)
+assert parity.WHERE == os.getcwd() and sys.argv[1] == "train", sys.argv
+rows = {name: {"speeds": {"torch": {"images_per_second": speed}}} for name, speed in tables}
+print(json.dumps({"tables": rows, "words": sys.argv}))
+"""
+
+
+def test_another_checkout_is_timed_by_its_own_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, file, text in (
+        ("scripts", "bench.py", OTHER),
+        ("parity", "__init__.py", f"WHERE = {str(tmp_path)!r}"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert name_checkout(tmp_path) == tmp_path.name
+    assert time_checkout(tmp_path, Variant("torch"), "compute only", [])() == 3.0
+    assert time_checkout(tmp_path, Variant("torch", "bf16"), "end to end", ["--steps", "1"])() == 2.0
+    with pytest.raises(InputError, match="printed no speed: "):
+        time_checkout(tmp_path, Variant("paddle"), "end to end", [])()
+
+
+@pytest.mark.slow  # each turn starts the frameworks again
+def test_a_checkout_is_a_contestant_of_both_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--network", NET.name, "--data", "shapes10", "--batch-size", "8", "--rounds", "1", "--steps", "1"]
+    lists = ["--frameworks", "torch", "--threads", "1", "--against-checkout", str(ROOT)]
+    assert main([*line, *lists, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for table in result["tables"].values():
+        assert list(table["speeds"]) == ["torch", ALONE, f"torch at {result['commit']}"]
 
 
 def test_variants_of_a_framework_are_contestants_of_one_benchmark(
@@ -178,10 +215,16 @@ def test_variants_of_a_framework_are_contestants_of_one_benchmark(
     assert main([*line, *lists, "--threads", "1", "--json"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
-    names = [f"torch {amp} {layout}" for amp in ("float32", "bf16") for layout in ("channels_first", "channels_last")]
+    kinds = [f"{amp} {layout}" for amp in ("float32", "bf16") for layout in ("channels_first", "channels_last")]
+    names = [*(f"torch {kind}" for kind in kinds), *(f"{ALONE}, {kind}" for kind in kinds)]
+    peaks = result["matrix_peaks"]
     for table in result["tables"].values():
         assert list(table["speeds"]) == names and table["reference"] == names[0]
         assert set(table["ratios"]) == set(names[1:])
+        for name, row in table["speeds"].items():
+            assert row["dtype"] == ("bfloat16" if "bf16" in name else "float32")
+            assert row["share_of_peak"] == pytest.approx(row["gigaflops"] / peaks[row["dtype"]], abs=1e-3)
+    assert peaks["float32"] != peaks["bfloat16"]
     assert (result["amp"], result["layout"]) == ("off,bf16", "channels_first,channels_last")
     assert "Mixed precision: off,bf16" in said.err and "Memory layout: channels_first,channels_last" in said.err
 
@@ -193,6 +236,8 @@ def test_names_of_variants_hold_what_differs() -> None:
         "torch compiled": Variant("torch", compiled=True),
     }
     assert list(choose_variants(["paddle", "torch"], "cpu", **lists | {"compile": "off"})) == ["paddle", "torch"]
+    assert find_ceilings(choose_variants(["torch"], "cpu", **lists)) == {ALONE: "torch"}
+    assert find_ceilings(choose_variants(["paddle"], "cpu", **lists | {"compile": "off"})) == {}
     both = choose_variants(["torch"], "gpu", **lists | {"amp": "bf16,off", "layout": "channels_last"})
     assert both["torch bf16 compiled"] == Variant("torch", "bf16", "channels_last", compiled=True)
     assert list(both) == ["torch bf16", "torch bf16 compiled", "torch float32", "torch float32 compiled"]
@@ -243,6 +288,7 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     result = json.loads(capsys.readouterr().out)
     assert list(result["tables"]) == ["1 image at a time", "4 images at a time"]
     assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
+    assert set(result["versions"]["onnx"]) == {"onnxruntime"} and ", onnx 1." in markdown(result)
     one, four = (table["peak_memory_bytes"] for table in result["tables"].values())
     assert all(20e6 < one[name] <= four[name] for name in ("paddle", "torch", "onnx"))
     assert result["peak_memory_bytes"] == four
@@ -263,6 +309,8 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_epoch_that_reaches_it(
     result = json.loads((tmp_path / "bench.json").read_text())
     assert json.loads(capsys.readouterr().out) == result
     assert (tmp_path / "bench.md").read_text() == bench_accuracy.markdown(result)
+    assert framework in result["versions"][framework]
+    assert f"commit {result['commit']}" in bench_accuracy.markdown(result)
     row = result["frameworks"][framework]
     (run,) = row["runs"]
     assert run["batch_size"] == 250  # as requested
@@ -296,6 +344,9 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
         (("infer", "--frameworks", "onnx"), "needs paddle or torch as its reference"),
         (("infer", "--frameworks", "torch,torch"), "names torch twice"),
         (("infer", "--against", "true"), "--against times training"),
+        (("infer", "--against-checkout", "."), "--against-checkout times training: leave it out of infer"),
+        (("train", "--against-checkout", "/nowhere"), "--against-checkout /nowhere: it has no scripts/bench.py"),
+        (("train", *(["--against-checkout", str(ROOT)] * 2)), "two folders hold"),
         (("infer", "--batch-sizes", "1,many"), "give whole numbers such as 1,128"),
         (
             ("train", "--amp", "bf16"),
