@@ -255,7 +255,7 @@ def growth(result: dict[str, Any], predict: Callable[[Mapping[str, Any], Array],
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
     figure.suptitle(
         f"{_cut(printable(result['network']), LONGEST_LABEL)}, {result['threads']} threads, {result['machine']}\n"
-        f"large markers: medians of {result['rounds']} rounds; small markers: the rounds; lines: the fits",
+        f"large markers: medians of {result['rounds']} round{'s' * (result['rounds'] > 1)}; small markers: the rounds; lines: the fits",
         fontsize=10,
     )
     return figure
