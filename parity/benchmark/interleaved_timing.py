@@ -22,7 +22,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 
 Turn = Callable[[], float]
-"""A function that runs one turn of a contestant and returns its images per second."""
+"""A function that runs one turn of a contestant and returns its figure: images per second, or seconds."""
 
 RESAMPLES = 10_000
 
@@ -32,10 +32,10 @@ TRAINING_FLOPS = 6
 
 @dataclass
 class Contest:
-    """Contestants by name, and the images/s of each of their rounds."""
+    """Contestants by name, and the figure of each of their rounds."""
 
     turns: Mapping[str, Turn]
-    speeds: dict[str, list[float]] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, rounds: Iterable[int]) -> None:
         """Give every contestant a turn in each round. The order rotates, so that no contestant always follows the same one."""
@@ -43,10 +43,10 @@ class Contest:
         for number in rounds:
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                self.speeds.setdefault(name, []).append(self.turns[name]())
+                self.figures.setdefault(name, []).append(self.turns[name]())
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Return median, smallest, largest and all images/s of each contestant."""
+        """Return median, smallest, largest and all figures of each contestant, which are images/s."""
         return {
             name: {
                 "images_per_second": float(np.median(found)),
@@ -54,15 +54,15 @@ class Contest:
                 "most": max(found),
                 "rounds": [round(speed, 3) for speed in found],
             }
-            for name, found in self.speeds.items()
+            for name, found in self.figures.items()
         }
 
     def ratios(self, reference: str) -> dict[str, dict[str, float]]:
-        """Return each contestant's speed over the reference's: the median of the rounds' ratios and its 95% bootstrap interval."""
+        """Return each contestant's figure over the reference's: the median of the rounds' ratios and its 95% bootstrap interval."""
         found = {}
-        for name in self.speeds:
+        for name in self.figures:
             if name != reference:
-                pairs = np.array(self.speeds[name]) / np.array(self.speeds[reference])
+                pairs = np.array(self.figures[name]) / np.array(self.figures[reference])
                 low, high = interval(pairs)
                 found[name] = {"ratio": float(np.median(pairs)), "low": low, "high": high, "n": len(pairs)}
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from parity import data, machine
+from parity import machine
 from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
+from parity.benchmark.growth import predict
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
 from parity.benchmark.other_checkout import name_checkout, time_checkout
 from parity.benchmark.variants import CHOICES, Variant, choose_variants, find_ceilings
-from parity.cli import bench_accuracy
+from parity.cli import bench_accuracy, bench_growth
 from parity.cli.bench_accuracy import to_accuracy
+from parity.cli.bench_contestants import load_images, start_worker
+from parity.cli.bench_growth import measure_growth
 from parity.cli.bench_log import describe_conditions, start_log
 from parity.cli.command import (
     PATH,
@@ -35,6 +39,7 @@ from parity.cli.command import (
     failures,
     option,
     positive,
+    refuse,
 )
 from parity.cli.options import (
     DATA_SETS,
@@ -48,13 +53,14 @@ from parity.cli.options import (
 from parity.data.batches import preprocess
 from parity.errors import InputError, suggest
 from parity.experiments.tables import conditions, counted
+from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
 from parity.progress import Console, bar
 from parity.recipe import presets
 from parity.recipe.recipe import changed
-from parity.report.plots import WHAT, speeds
+from parity.report.plots import WHAT, growth, speeds
 from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 
@@ -64,19 +70,22 @@ if TYPE_CHECKING:
 NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 """The defaults."""
 
+SUBJECTS = ("train", "infer", "accuracy", "growth")
+
 WARM_UP = 2
 """Steps, or predictions, of every contestant before the first round."""
 
 UNKNOWN = "float32"
 """The dtype whose peak counts for a contestant that does not say its own: another program, or ONNX Runtime."""
 
-MOST_IMAGES = 5120
-"""The most training images that the benchmark makes its batches of."""
+SIZES, ROUNDS = "1,128", 5
+"""The defaults of --batch-sizes for infer, and of --rounds."""
 
 
 @command(
     "bench",
-    "Time training or inference. Contestants in separate processes take turns, and ratios are taken within a round.",
+    "Time training or inference. Contestants in separate processes take turns, and ratios are taken within a round.\n\n"
+    "growth measures time and memory of training and of vgg-parity check as the work grows, and fits slopes.",
     (
         "train",
         "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
@@ -85,11 +94,15 @@ MOST_IMAGES = 5120
         "train --frameworks torch --amp off,bf16 --layout channels_first,channels_last --compile off,on",
         "infer --batch-sizes 1,128",
         "accuracy --target 0.6 --epochs 3 --rounds 3",
+        "growth --report docs/bench/growth --update docs/performance.md",
+        "growth --parts batch,width --network vgg_mini --widths 0.25,0.5,1",
     ),
 )
-@argument("what", type=choice(("train", "infer", "accuracy")), metavar="train|infer|accuracy")
+@argument("what", type=choice(SUBJECTS), metavar="|".join(SUBJECTS))
 @option(
-    "--network", metavar="NAME", help=f"network to time (default: {NETWORK}; for accuracy {bench_accuracy.NETWORK})"
+    "--network",
+    metavar="NAME",
+    help=f"network to time (default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}; for growth {bench_growth.NETWORK})",
 )
 @option(
     "--recipe",
@@ -99,9 +112,42 @@ MOST_IMAGES = 5120
 @option("--target", type=float, default=0.5, help="for accuracy: test accuracy to reach, 0 to 1 (default: 0.5)")
 @option("--epochs", type=positive, help="for accuracy: largest number of epochs (default: the recipe's)")
 @option("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that support it)")
-@option("--batch-size", type=positive, help=f"images per training step (default: {BATCH}; for accuracy the recipe's)")
-@option("--batch-sizes", default="1,128", metavar="LIST", help="for infer: images per prediction (default: 1,128)")
-@option("--rounds", type=positive, default=5, help="rounds; in a round every contestant has one turn (default: 5)")
+@option(
+    "--batch-size",
+    type=positive,
+    help=f"images per training step (default: {BATCH}; for accuracy the recipe's; for growth {bench_growth.BATCH})",
+)
+@option(
+    "--batch-sizes",
+    metavar="LIST",
+    help=f"for infer: images per prediction (default: {SIZES}); for growth: per training step "
+    f"(default: {bench_growth.LISTS['batch_sizes']})",
+)
+@option(
+    "--parts",
+    metavar="LIST",
+    help=f"for growth: some of {','.join(bench_growth.PARTS)} (default: all)",
+)
+@option(
+    "--widths",
+    metavar="LIST",
+    help=f"for growth: widths of the network, in training and in check (default: {bench_growth.LISTS['widths']})",
+)
+@option(
+    "--processes",
+    metavar="LIST",
+    help=f"for growth: numbers of processes that share the threads (default: {bench_growth.LISTS['processes']})",
+)
+@option(
+    "--check-steps",
+    metavar="LIST",
+    help=f"for growth: steps of a check (default: {bench_growth.LISTS['check_steps']})",
+)
+@option(
+    "--rounds",
+    type=positive,
+    help=f"rounds; in a round every contestant has one turn (default: {ROUNDS}; for growth {bench_growth.ROUNDS})",
+)
 @option("--steps", type=positive, default=3, help="steps, or predictions, per turn (default: 3)")
 @option(
     "--against",
@@ -139,27 +185,58 @@ MOST_IMAGES = 5120
     help="off, on or both: training by PyTorch as it is, and compiled by torch.compile (default: off)",
 )
 @report_option("bench.json, bench.md and, except for accuracy, bench.png")
+@option(
+    "--update",
+    type=PATH,
+    metavar="PAGE",
+    help="for growth, with --report: write the fits into PAGE, between <!-- growth --> and <!-- /growth -->",
+)
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Run a benchmark. Raise `Failed` where a contestant fails."""
-    frameworks, sizes = _frameworks(options), _sizes(options)
+    options.rounds = options.rounds or (bench_growth.ROUNDS if options.what == "growth" else ROUNDS)
+    _refuse_strangers(options)
+    frameworks = _frameworks(options)
+    sizes = _sizes(options) if options.what != "growth" else []
     variants = _variants(options, frameworks)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     result = start_log(command_line("bench", options))
-    accuracy = options.what == "accuracy"
-    result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, variants, sizes)
-    text = bench_accuracy.markdown(result) if accuracy else markdown(result)
+    if options.what == "accuracy":
+        result |= to_accuracy(options, frameworks)
+    elif options.what == "growth":
+        result |= measure_growth(options, console, frameworks)
+    else:
+        result |= _speeds(options, console, frameworks, variants, sizes)
+    text = PAGES.get(options.what, markdown)(result)
     for line in text.splitlines():
         console.say(line)
     if options.report:
         with attach_result(result):
             write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
             write_atomically(options.report / "bench.md", text.encode())
-            if not accuracy:
-                write_atomically(options.report / "bench.png", speeds(result))
+            if options.what != "accuracy":
+                picture = growth(result, predict) if options.what == "growth" else speeds(result)
+                write_atomically(options.report / "bench.png", picture)
         console.say(f"Report: {options.report / 'bench.md'}")
+    if options.update:
+        folder = Path(os.path.relpath(options.report, options.update.parent)).as_posix()
+        generated_block.update(options.update, bench_growth.MARK, bench_growth.block(result, folder))
     return result
+
+
+PAGES = {"accuracy": bench_accuracy.markdown, "growth": bench_growth.markdown}
+"""What has a page of its own -> its writer; `markdown` writes the others."""
+
+
+def _refuse_strangers(options: Options) -> None:
+    """Raise `InputError` for options of growth that another subject has not, and for an --update that cannot be written."""
+    if options.what != "growth":
+        refuse(options, ("parts", "widths", "processes", "check_steps", "update"), "is for growth: leave it out")
+    if options.update:
+        if not options.report:
+            raise InputError("--update needs --report: the page shows the picture and links the log")
+        generated_block.around(options.update, bench_growth.MARK)
 
 
 def _speeds(
@@ -169,12 +246,12 @@ def _speeds(
     network = articles.get_network(options.network or NETWORK)
     recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
-    images, labels = _images(options, console, network)
+    images, labels = load_images(options, console, network, recipe.batch_size)
     before = machine.load_average()
     console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load average before: {before}")
     with contextlib.ExitStack() as stack, failures():
         workers = {
-            name: stack.enter_context(_worker(options, variant.framework, threads))
+            name: stack.enter_context(start_worker(options, variant.framework, threads))
             for name, variant in variants.items()
         }
         versions = {name: worker.versions() for name, worker in workers.items()}
@@ -248,7 +325,7 @@ def _frameworks(options: Options) -> list[str]:
 def _variants(options: Options, frameworks: list[str]) -> dict[str, Variant]:
     """Return the contestants of the frameworks by name. `InputError` for what a framework, or this benchmark, does not offer."""
     lists = {flag: getattr(options, flag) for flag in CHOICES}
-    refused = {"accuracy": tuple(CHOICES), "infer": ("compile",)}.get(options.what, ())
+    refused = {"accuracy": tuple(CHOICES), "growth": tuple(CHOICES), "infer": ("compile",)}.get(options.what, ())
     for flag in refused:
         if lists[flag] != CHOICES[flag][0]:
             raise InputError(f"--{flag} is not for {options.what}: leave it out")
@@ -258,35 +335,9 @@ def _variants(options: Options, frameworks: list[str]) -> dict[str, Variant]:
 def _sizes(options: Options) -> list[int]:
     try:
         # Ascending, since memory is the peak so far.
-        return sorted({positive(text) for text in options.batch_sizes.split(",")})
+        return sorted({positive(text) for text in (options.batch_sizes or SIZES).split(",")})
     except click.BadParameter:
         raise InputError(f"--batch-sizes {options.batch_sizes!r}: give whole numbers such as 1,128") from None
-
-
-def _images(options: Options, console: Console, network: Network) -> tuple[Array, Array]:
-    auto = options.data == "auto"
-    found = (
-        data.load_auto(options.data_dir, console.say)[0]
-        if auto
-        else data.load(options.data, options.data_dir, console.say)
-    )
-    if len(found.classes) > network.classes:
-        raise InputError(f"network {network.name} has fewer classes than {found.name}: choose another --data")
-    batch = options.batch_size or BATCH
-    if batch > MOST_IMAGES:
-        raise InputError(f"--batch-size is at most {MOST_IMAGES}")
-    other = found.train_images.shape[1:] != network.input_shape
-    count = min(len(found.train_labels), batch if other else MOST_IMAGES)
-    few = found.limit(count, 1)
-    if other:
-        console.say(f"{found.name}: {count} images, resized to {network.input_shape} before the clock starts")
-        few = few.fitted(network.input_shape)
-    return few.train_images[:], few.train_labels
-
-
-def _worker(options: Options, framework: str, threads: int) -> Worker:
-    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework]
-    return Worker(framework, python, threads, options.device)
 
 
 def _first_step(worker: Worker, count: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from parity import machine
-from parity.backend.launch import launch
 from parity.backend.registry import FRAMEWORKS
+from parity.cli.bench_contestants import python_of, run_program
 from parity.cli.bench_log import describe_conditions
 from parity.cli.command import Failed, Options
 from parity.errors import InputError
@@ -75,21 +74,11 @@ def _one(options: Options, framework: str, seed: int) -> tuple[dict[str, Any], d
         "device": options.device,
         "seed": seed,
     }
-    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework]
     flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         words = ("train", "--framework", framework, *flags, "--output", str(out))
-        with launch("parity.cli.entry", words, python, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            try:
-                errors = process.communicate()[1].decode(errors="replace")
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode:
-            last = (errors.strip().splitlines() or ["it printed nothing"])[-1]
-            refused = InputError if process.returncode == 2 else Failed
-            raise refused(last.removeprefix("error: ").removeprefix("failed: "))
+        run_program("parity.cli.entry", words, python_of(options, framework))
         run = RunFolder.open(out)
         epochs = run.metrics("pass")
         versions = json.loads((out / "config.json").read_text())["versions"]

@@ -351,7 +351,10 @@ def _one(
         console.say("  every isolated layer is equal: the difference is in inputs, weights, loss or update")
     console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)", outcome.verdict)
     kept = {"asked": _alike(options, check)[-1]} if options.resume else {}
-    return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
+    # So far: with --network all, of all networks that these processes have checked. An export may have killed a worker.
+    alive = {name: worker for name, worker in workers.items() if worker.exit_code is None}
+    memory = {"command": machine.peak_memory()} | {name: worker.memory() for name, worker in alive.items()}
+    return describe(options, outcome) | {"lanes": lanes, "started": started, "peak_memory_bytes": memory} | kept
 
 
 def describe(options: Options, outcome: CheckOutcome) -> dict[str, Any]:

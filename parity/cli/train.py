@@ -102,16 +102,16 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
         again = command_to_resume(framework, options, job.run, process_group)
         lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
         with _told_once(process_group):
-            _train(framework, options, process_group, console, job, again, lost)
+            peak_memory = _train(framework, options, process_group, console, job, again, lost)
     except RuntimeError as error:
         if is_loss(process_group, error):
             give_up(lost)
         raise
     if process_group.size > 1:
         make_backend(framework).leave()
-    return (
-        _summary(framework, job, process_group, console, time.perf_counter() - started) if process_group.leads else None
-    )
+    if not process_group.leads:
+        return None
+    return _summary(framework, job, process_group, console, time.perf_counter() - started, peak_memory)
 
 
 def _framework_of(run: Path | None) -> str | None:
@@ -166,8 +166,11 @@ def _follow(framework: str, options: Options, process_group: ProcessGroup, conso
 
 def _train(
     framework: str, options: Options, process_group: ProcessGroup, console: Console, job: _Job, again: str, lost: str
-) -> None:
-    """Train to the end. If it is stopped, print `again`, the resume command; `lost` is for `parity.training.interrupts`."""
+) -> int:
+    """Train to the end. Return the peak memory of all processes together, in bytes.
+
+    If it is stopped, print `again`, the resume command; `lost` is for `parity.training.interrupts`.
+    """
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and process_group.leads:
         run.watchers.append(plots.tensorboard(run.folder))
@@ -185,6 +188,7 @@ def _train(
         finally:
             if process_group.leads:
                 plots.curves(run)
+        return int(trainer.total(machine.peak_memory())[0])
     except (Stopped, Diverged) as error:
         trainer.total(0.0)  # waits for all ranks: launchers kill rank 0 soon after another rank has ended
         if isinstance(error, Diverged):
@@ -436,14 +440,17 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
     }
 
 
-def _summary(framework: str, job: _Job, process_group: ProcessGroup, console: Console, wall: float) -> dict[str, Any]:
+def _summary(
+    framework: str, job: _Job, process_group: ProcessGroup, console: Console, wall: float, peak_memory: int
+) -> dict[str, Any]:
     run, position, dataset = job.run, job.position, job.dataset
     epochs, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds
+    several = f" in {process_group.size} processes" if process_group.size > 1 else ""
     console.say(
         f"Trained for {duration(position.seconds)} at {speed:.1f} images/s; preparing batches took "
         f"{position.feed_seconds / position.seconds:.1%} of that time and dropout masks {position.mask_seconds / position.seconds:.1%}; "
-        f"peak memory {machine.peak_memory() / 1e9:.2f} GB"
+        f"peak memory {peak_memory / 1e9:.2f} GB{several}"
     )
     console.say(f"Curves, metrics and checkpoints: {run.folder}")
     accuracy, count = epochs[-1]["test_accuracy"], len(dataset.test_labels)
@@ -470,7 +477,7 @@ def _summary(framework: str, job: _Job, process_group: ProcessGroup, console: Co
         "images_per_second": round(speed, 2),
         "feed_share": round(position.feed_seconds / position.seconds, 5),
         "mask_share": round(position.mask_seconds / position.seconds, 5),
-        "peak_memory_bytes": machine.peak_memory(),
+        "peak_memory_bytes": peak_memory,
         "parameters": experiment.network.trainable_count,
         "versions": job.runtime.versions(),
         "run_dir": str(run.folder),

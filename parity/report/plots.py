@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import itertools
+import math
 import os
 import textwrap
 import time
@@ -217,6 +219,83 @@ def speeds(result: dict[str, Any]) -> Any:
         fontsize=10,
     )
     return figure
+
+
+COSTS = {"seconds": ("time (s)", 1.0), "peak_memory_bytes": ("peak memory (GB)", 1e-9)}
+"""What `vgg-parity bench growth` measures -> the label of its axis, and its factor."""
+
+
+@as_png
+def growth(result: dict[str, Any], predict: Callable[[Mapping[str, Any], Array], Array]) -> Any:
+    """Return a PNG of what `vgg-parity bench growth` measured: a column a part, time above memory, all rounds and the fits.
+
+    `predict` returns the costs that a fit expects at some points.
+    """
+    from matplotlib.lines import Line2D
+
+    parts = result["parts"]
+    figure = new_figure(max(7.5, 3.9 * len(parts)), 7.4)
+    axes = figure.subplots(len(COSTS), len(parts), squeeze=False)
+    for column, part in enumerate(parts.values()):
+        for row, cost in enumerate(COSTS):
+            _growth_panel(axes[row][column], part, cost, predict)
+        axes[0][column].set_title(part["title"])
+        axes[-1][column].set_xlabel(part["work"])
+    drawn = dict.fromkeys(point["contestant"] for part in parts.values() for point in part["points"])
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=style_of(one).marker,
+            color=style_of(one).colour,
+            label=FRAMEWORKS.get(one, "both, in a check"),
+        )
+        for one in drawn
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
+    figure.suptitle(
+        f"{_cut(printable(result['network']), LONGEST_LABEL)}, {result['threads']} threads, {result['machine']}\n"
+        f"large markers: medians of {result['rounds']} round{'s' * (result['rounds'] > 1)}; small markers: the rounds; lines: the fits",
+        fontsize=10,
+    )
+    return figure
+
+
+def _growth_panel(axis: Any, part: dict[str, Any], cost: str, predict: Callable[..., Array]) -> None:
+    """Draw one cost of one part: the points of every contestant, and the line of its fit."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
+
+    label, factor = COSTS[cost]
+    work = sorted({point["work"] for point in part["points"]})
+    powers = any(fits["seconds"]["kind"] == "power" for fits in part["fits"].values())
+    for name in dict.fromkeys(point["contestant"] for point in part["points"]):
+        colour, marker = style_of(name)
+        points = [point for point in part["points"] if point["contestant"] == name]
+        at, medians = [point["work"] for point in points], [factor * np.median(point[cost]) for point in points]
+        for point in points:
+            costs = factor * np.array(point[cost])
+            axis.plot([point["work"]] * len(costs), costs, marker, color=colour, alpha=0.35, markersize=4)
+        axis.plot(at, medians, marker, color=colour, markersize=8, linestyle="" if part["fits"] else ":")
+        if part["fits"]:
+            grid = np.geomspace(work[0], work[-1], 100)
+            axis.plot(grid, factor * predict(part["fits"][name][cost], grid), "-", color=colour, linewidth=1)
+    axis.set_ylabel(label)
+    if powers:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    else:
+        shown = [one for one, after in itertools.pairwise([*work, math.inf]) if after - one > 0.08 * work[-1]]
+        axis.set_xlim(0, 1.06 * work[-1])
+        axis.set_xticks(shown, [f"{one:,}" for one in shown])
+    if powers and cost == "seconds":
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+    else:
+        axis.set_ylim(0, 1.1 * factor * max(max(point[cost]) for point in part["points"]))
+    axis.grid(alpha=0.3)
+    axis.set_axisbelow(True)
 
 
 @as_png

@@ -20,9 +20,10 @@ from parity.backend.timing import Bench
 from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, time_program
 from parity.benchmark.other_checkout import name_checkout, time_checkout
 from parity.benchmark.variants import ALONE, Variant, choose_variants, find_ceilings
-from parity.cli import bench_accuracy
-from parity.cli.bench import markdown
+from parity.cli import bench_accuracy, bench_growth
+from parity.cli.bench import PAGES, markdown
 from parity.errors import InputError
+from parity.files import generated_block
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
@@ -44,7 +45,7 @@ def test_every_contestant_has_a_turn_each_round_and_none_is_always_first() -> No
     contest = Contest({name: turn(name) for name in "abc"})
     contest.run(range(3))
     assert "".join(seen) == "abc" "bca" "cab"  # fmt: skip
-    assert contest.speeds == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+    assert contest.figures == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -257,9 +258,20 @@ LOGS = [path.parent for path in sorted((ROOT / "docs" / "bench").glob("*/bench.j
 @pytest.mark.parametrize("folder", LOGS, ids=lambda folder: folder.name)
 def test_pages_of_the_documented_benchmarks_are_made_of_their_logs(folder: Path) -> None:
     result = json.loads((folder / "bench.json").read_text())
-    text = bench_accuracy.markdown(result) if result["what"] == "accuracy" else markdown(result)
-    assert (folder / "bench.md").read_text() == text
-    assert len(LOGS) == 4
+    assert (folder / "bench.md").read_text() == PAGES.get(result["what"], markdown)(result)
+
+
+def test_every_documented_benchmark_has_a_log_and_every_log_a_page() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    assert {folder.name for folder in LOGS} == set(re.findall(r"\(bench/(\w+)/bench\.md\)", pages))
+    assert len(LOGS) >= 4
+
+
+def test_the_page_of_performance_shows_the_log_of_growth() -> None:
+    page, log = ROOT / "docs" / "performance.md", ROOT / "docs" / "bench" / "growth" / "bench.json"
+    before, behind = generated_block.around(page, bench_growth.MARK)
+    shown = bench_growth.block(json.loads(log.read_text()), "bench/growth") if log.is_file() else ""
+    assert page.read_text() == (f"{before}\n{shown}\n\n{behind}" if shown else before + behind)
 
 
 def test_images_of_another_size_are_resized_before_anybody_is_timed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ from parity.version import __version__
 
 EXECUTABLE = str(Path(sys.executable).with_name("vgg-parity"))
 COMMAND_FILES = {
-    "bench_accuracy", "bench_log", "command", "entry", "main", "options", "recordings", "reports", "scripts", "train_options",
+    "bench_accuracy", "bench_contestants", "bench_growth", "bench_log", "command", "entry", "main", "options", "recordings", "reports",
+    "scripts", "train_options",
 }  # fmt: skip
 """Files of `parity/cli` that are not commands."""
 

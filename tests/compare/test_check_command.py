@@ -44,6 +44,9 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
     assert result["first_divergence"] is None
     assert (result["network"], result["dtype"], result["steps"]) == ("vgg_mini@0.0625", "float64", 6)
     assert result["lanes"]["torch"]["torch"] and result["lanes"]["paddle"]["paddle"]
+    memory = result["peak_memory_bytes"]
+    assert list(memory) == ["command", "torch", "paddle", "twin 1"]
+    assert all(50e6 < size < 4e9 for size in memory.values())
     assert list(result["stages"]) == ["eval", "forward", "backward", "update", "trajectory", "onnx"]
     for stage in result["stages"].values():
         assert stage["verdict"] == "equal"

@@ -74,8 +74,7 @@ def get_network(name: str) -> Network:
     """
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
-    file = FILE.match(name)
-    base = file[0] if file else re.split("[@+]", name)[0]
+    base = _base_of(name)
     width, *changes = name.removeprefix(base).split("+")
     network = _cousin(base, width)
     for change in changes:
@@ -88,6 +87,25 @@ def get_network(name: str) -> Network:
         count = int(found[2]) if found[2] else None
         network = network.with_classes(count or 0) if found[1] == "classes" else dense(network, count)
     return network
+
+
+def with_width(name: str, width: float) -> str:
+    """The name of the cousin of the network `name` with `width` times the filters of NAME. Image size and suffixes stay as they are.
+
+    `InputError` for a network without a name: a pattern that begins with INPUT.
+    """
+    if name.startswith(pattern.INPUT):
+        raise InputError(f"a network that begins with {pattern.INPUT} has no widths: write it into a JSON file")
+    base = _base_of(name)
+    old, plus, changes = name.removeprefix(base).partition("+")
+    _, x, size = old.partition("x")
+    return f"{base}@{width:g}{x}{size}{plus}{changes}"
+
+
+def _base_of(name: str) -> str:
+    """The known name, or the file, that the name of a network begins with."""
+    file = FILE.match(name)
+    return file[0] if file else re.split("[@+]", name)[0]
 
 
 def _cousin(base: str, width: str) -> Network:
