@@ -38,6 +38,9 @@ from parity.standard_streams import printable
 from parity.training.loop import Diverged
 from parity.training.run_folder import check_writable
 
+SPLITS = {"test": "test", "train": "training", "all": "training and test", "held-back": "held-back training"}
+"""Split -> its pictures in words."""
+
 _SIDE = WholeNumber(1, MOST_SIDE, " pixels")
 
 
@@ -62,9 +65,9 @@ def _scales(text: str) -> tuple[int, ...]:
 @data_dir_option
 @option(
     "--split",
-    type=choice(("test", "train", "all")),
+    type=choice(tuple(SPLITS)),
     default="test",
-    help="which pictures of the data set (default: test)",
+    help="which pictures of the data set; held-back: the training pictures that --hold-out kept out of the training (default: test)",
 )
 @option("--limit", type=positive, metavar="N", help="use only the first N pictures")
 @option(
@@ -152,9 +155,8 @@ def _about(model: Predictor, options: Options) -> str:
 
 def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> str:
     """Describe the pictures and their views in one line."""
-    part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
     known = dataset.name in data.CLASSES
-    line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
+    line = f"Data: {len(subject.labels):,} {SPLITS[options.split]} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
     if "crops" in plan.kinds:
         line += f"; crops in a grid of {plan.grid} by {plan.grid}"
         if wide := [f"{plan.pad(scale)} (at {scale})" for scale in plan.scales if plan.pad(scale)]:
@@ -165,8 +167,14 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> s
 def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subject, int]:
     """Return the pictures to evaluate, and their smaller side (0 if they have different sizes)."""
     recipe = model.recipe
+    if options.split == "held-back":
+        if not model.hold_out or dataset.name != model.data:
+            raise InputError(
+                f"{options.model or SHIPPED} held no pictures of {dataset.name} back: give --split test, or a run of train --hold-out"
+            )
+        dataset = dataset.hold_out(model.hold_out)
     sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
-    parts = {"test": ("test",), "train": ("train",), "all": ("train", "test")}[options.split]
+    parts = {"train": ("train",), "all": ("train", "test")}.get(options.split, ("test",))
     found = [_pictures(getattr(sized, f"{part}_images"), model) for part in parts]
     labels = np.concatenate([getattr(dataset, f"{part}_labels") for part in parts])
     pictures = found[0] if len(found) == 1 else found[0].joined(found[1])

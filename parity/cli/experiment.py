@@ -54,7 +54,7 @@ from parity.progress import Console, bar, duration
 from parity.training.loop import Diverged, Stopped
 from parity.training.run_folder import about, check_free
 
-OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
+OF_TRAINING = ("epochs", "train_limit", "test_limit", "hold_out", "seeds", "full")
 OF_TIMING = ("steps", "batch_size")
 """Flags of experiments that train, and flags of those that time."""
 
@@ -136,7 +136,7 @@ def _check_flags(options: Options) -> None:
     others = ", ".join(STUDIES) if timed else TIMING.name
     refuse(options, OF_TRAINING if timed else OF_TIMING, f"is for {others}: leave it out of {options.experiment}")
     if options.full:
-        limits = ("epochs", "train_limit", "test_limit")
+        limits = ("epochs", "train_limit", "test_limit", "hold_out")
         refuse(options, limits, "cannot be given with --full, which trains as much as the article")
 
 
@@ -201,6 +201,7 @@ def _train(
 
 def _extents(study: Study, options: Options) -> dict[str, Extent]:
     given = {"epochs": options.epochs, "train": options.train_limit, "test": options.test_limit, "data": options.data}
+    given |= {"hold_out": options.hold_out}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return {e.name: dataclasses.replace(e.article if options.full else e.usual, **changes) for e in study.entries}
 

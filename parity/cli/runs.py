@@ -24,6 +24,7 @@ from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
+from parity.recipe.recipe import Experiment
 from parity.report import plots
 from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder, about, proportion
@@ -127,7 +128,7 @@ def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         "run": str(folder),
         "network": experiment.network.name,
         "recipe": experiment.recipe.name,
-        "data": experiment.data,
+        "data": experiment.data + (f", {experiment.hold_out:,} held back" if experiment.hold_out else ""),
         "framework": framework,
         "seed": experiment.seed,
         "passes": len(epochs),
@@ -136,7 +137,7 @@ def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         "machine": _machine(config),
         "minutes": [line["seconds"] / 60 for line in epochs],
         "accuracies": [line["test_accuracy"] for line in epochs],
-        "views": _views(folder / "evaluation.json", experiment.data),
+        "views": _views(folder / "evaluation.json", experiment),
     }
 
 
@@ -148,10 +149,10 @@ def _machine(config: dict[str, Any]) -> str:
     return printable(", ".join(map(str, parts)))
 
 
-def _views(file: Path, trained_on: str) -> dict[str, float]:
+def _views(file: Path, experiment: Experiment) -> dict[str, float]:
     """Return, by views of an image, the accuracy that `vgg-parity evaluate --report RUN` wrote beside the logs. Empty where it was not run.
 
-    Raise `InputError` unless it covers all test images of the data set that the run was trained on.
+    Raise `InputError` unless it covers all test images of the data set that the run was trained on, or all images that the run held back.
     """
     if not file.exists():
         return {}
@@ -162,9 +163,10 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
             rows = [from_fields(_Row, {key: one[key] for key in _FIELDS}, "row") for one in found["rows"]]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError("it was not written by vgg-parity evaluate") from None
-        if (split, dataset, limited) != ("test", trained_on, False):
+        own = "held-back" if experiment.hold_out else "test"
+        if (split, dataset, limited) != (own, experiment.data, False):
             part = f"{'some' if limited else 'all'} images of split {split!r} of {dataset}"
-            raise InputError(f"it covers {part}, not all test images of {trained_on}")
+            raise InputError(f"it covers {part}, not all {own} images of {experiment.data}")
         return {str(one): proportion(1 - one.top1_error) for one in rows if one.views_per_picture > 1}
 
 
