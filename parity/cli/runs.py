@@ -23,6 +23,7 @@ from parity.experiments.tables import percent, spread, table
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
+from parity.inference.evaluate import DOUBTFUL
 from parity.progress import Console
 from parity.recipe.recipe import Experiment
 from parity.report import plots
@@ -176,12 +177,23 @@ class _Row:
 
     views: str
     scales: tuple[int, ...]
-    views_per_picture: int
+    views_per_picture: float
     top1_error: float
+
+    def __post_init__(self) -> None:
+        if not (self.doubtful or self.views_per_picture % 1 == 0):
+            raise ValueError("views_per_picture")
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether only some pictures got all views."""
+        return self.views.startswith(DOUBTFUL)
 
     def __str__(self) -> str:
         scales = ", ".join(map(str, self.scales))
-        return f"{self.views}{f' at {scales}' if scales else ''}, {self.views_per_picture} views"
+        shown = f"{self.views}{f' at {scales}' if scales else ''}"
+        # The mean differs from run to run, and runs share a column.
+        return shown if self.doubtful else f"{shown}, {self.views_per_picture:g} views"
 
 
 _FIELDS = [field.name for field in fields(_Row)]
