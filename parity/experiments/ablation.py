@@ -155,10 +155,11 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
     ]
     lines = table(("left out: what replaces it", "framework", "test accuracy", "change in points"), cells, 2)
     first = rows[0]
+    tested = "held-back training images" if first.get("hold_out") else "test images"
     lines += [
         "",
         f"`{NETWORK}`, {counted(first['epochs'], 'epoch')}, "
-        f"{first['train_images']:,} training images, {first['test_images']:,} test images.",
+        f"{first['train_images']:,} training images, {first['test_images']:,} {tested}.",
         f"Mean ± standard deviation over {counted(len(datasets), 'seed')}. Each change is taken within one seed.",
     ]
     drawn = {"worth.png": pictures.worth([one for one in found if one["without"] != WHOLE], INSTEAD)}

@@ -284,6 +284,7 @@ def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
         "data": dataset.name,
         "train_images": len(dataset.train_labels),
         "test_images": len(dataset.test_labels),
+        "hold_out": experiment.hold_out,
         "epochs": experiment.recipe.epochs,
         "test_accuracy": epochs[-1]["test_accuracy"],
         "test_accuracies": [line["test_accuracy"] for line in epochs],

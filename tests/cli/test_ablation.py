@@ -95,6 +95,7 @@ def test_ablation_ends_with_what_each_part_is_worth(run_experiment: RunExperimen
     assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
     assert len(found["rows"]) == 12 and {row["entry"] for row in found["rows"]} == {"whole", "silu", "jitter"}
     assert {row["test_images"] for row in found["rows"]} == {40}
+    assert "32 training images, 40 held-back training images." in (tmp_path / "table.md").read_text()
     assert_drawn(tmp_path / "worth.png", 900, 100)
 
 
