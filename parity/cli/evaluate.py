@@ -30,7 +30,7 @@ from parity.data import Dataset, image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError, suggest
 from parity.files.atomic import write_atomically
-from parity.inference.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
+from parity.inference.evaluate import DOUBTFUL, SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
 from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Predictor, load_predictor
 from parity.progress import Console, bar, duration
 from parity.report import plots
@@ -38,7 +38,17 @@ from parity.standard_streams import printable
 from parity.training.loop import Diverged
 from parity.training.run_folder import check_writable
 
+SPLITS = {"test": "test", "train": "training", "all": "training and test", "held-back": "held-back training"}
+"""Split -> its pictures in words."""
+
 _SIDE = WholeNumber(1, MOST_SIDE, " pixels")
+
+
+def _margin(text: str) -> float:
+    margin = float(text)
+    if not 0 < margin <= 1:
+        raise ValueError(text)
+    return margin
 
 
 def _scales(text: str) -> tuple[int, ...]:
@@ -51,6 +61,7 @@ def _scales(text: str) -> tuple[int, ...]:
     (
         "  (the network that comes with the project, on CIFAR-10)",
         "--model runs/RUN --views single,flip,crops --padding 4 --grid 3",
+        "--model runs/RUN --views flip --doubtful 0.5 --padding 1 --grid 3",
         "--model vgg_d.safetensors --data folder:imagenet --views dense,crops,dense+crops --scales 256,384,512",
         "--model vgg.onnx --limit 1000 --report report --json",
     ),
@@ -62,9 +73,9 @@ def _scales(text: str) -> tuple[int, ...]:
 @data_dir_option
 @option(
     "--split",
-    type=choice(("test", "train", "all")),
+    type=choice(tuple(SPLITS)),
     default="test",
-    help="which pictures of the data set (default: test)",
+    help="which pictures of the data set; held-back: the training pictures that --hold-out kept out of the training (default: test)",
 )
 @option("--limit", type=positive, metavar="N", help="use only the first N pictures")
 @option(
@@ -72,6 +83,13 @@ def _scales(text: str) -> tuple[int, ...]:
     default="single,flip",
     metavar="LIST",
     help="; ".join((f"{name}: {what}" for name, what in SETS.items())) + " (default: single,flip)",
+)
+@option(
+    "--doubtful",
+    type=Parsed(_margin, "a number above 0 and at most 1"),
+    metavar="MARGIN",
+    help="also report flip, and instead of it crops for those pictures whose two most probable classes differ by less than MARGIN in flip; "
+    "choose MARGIN on other pictures (--split held-back)",
 )
 @option(
     "--scales",
@@ -109,7 +127,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         raise InputError(f"{path} does not say what it was trained on: give a data set with --data")
     dataset = data.load(named, options.data_dir, console.say)
     subject, own = _subject(model, dataset, options)
-    plan = _plan(sets, model, own, options)
+    plan = _plan((*sets, *([DOUBTFUL] if options.doubtful else [])), model, own, options)
     for line in (_about(model, options), *model.notes, _said(dataset, subject, plan, options)):
         console.say(line)
     started = time.perf_counter()
@@ -152,10 +170,9 @@ def _about(model: Predictor, options: Options) -> str:
 
 def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> str:
     """Describe the pictures and their views in one line."""
-    part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
     known = dataset.name in data.CLASSES
-    line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
-    if "crops" in plan.kinds:
+    line = f"Data: {len(subject.labels):,} {SPLITS[options.split]} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
+    if plan.has_crops:
         line += f"; crops in a grid of {plan.grid} by {plan.grid}"
         if wide := [f"{plan.pad(scale)} (at {scale})" for scale in plan.scales if plan.pad(scale)]:
             line += f", pictures padded by {', '.join(wide)} reflected pixels on each side"
@@ -165,8 +182,14 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> s
 def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subject, int]:
     """Return the pictures to evaluate, and their smaller side (0 if they have different sizes)."""
     recipe = model.recipe
+    if options.split == "held-back":
+        if not model.hold_out or dataset.name != model.data:
+            raise InputError(
+                f"{options.model or SHIPPED} held no pictures of {dataset.name} back: give --split test, or a run of train --hold-out"
+            )
+        dataset = dataset.hold_out(model.hold_out)
     sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
-    parts = {"test": ("test",), "train": ("train",), "all": ("train", "test")}[options.split]
+    parts = {"train": ("train",), "all": ("train", "test")}.get(options.split, ("test",))
     found = [_pictures(getattr(sized, f"{part}_images"), model) for part in parts]
     labels = np.concatenate([getattr(dataset, f"{part}_labels") for part in parts])
     pictures = found[0] if len(found) == 1 else found[0].joined(found[1])
@@ -230,17 +253,17 @@ def _plan(sets: tuple[str, ...], model: Predictor, own: int, options: Options) -
     scales = options.scales or tuple(dict.fromkeys(usual))
     if not set(SCALED) & set(sets):
         scales = (max(scales[0], least),)
-    return Plan(sets, model.size, scales, options.grid, options.padding)
+    return Plan(sets, model.size, scales, options.grid, options.padding, options.doubtful or 0.0)
 
 
 def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
     name, scales = row
     few = len(tally.confusion) <= TOP
     return {
-        "views": name,
+        "views": f"{DOUBTFUL} {plan.margin:g}" if name == DOUBTFUL else name,
         "scales": list(scales),
-        "padding": [plan.pad(scale) for scale in scales if "crops" in members(name)],
-        "views_per_picture": plan.views(name, scales),
+        "padding": [plan.pad(scale) for scale in scales if {"crops", DOUBTFUL} & set(members(name))],
+        "views_per_picture": round(plan.views(name, scales, tally.doubtful / tally.count), 3),
         "top1_error": tally.wrong / tally.count,
         f"top{TOP}_error": None if few else tally.wrong_top / tally.count,
         "wrong": tally.wrong,

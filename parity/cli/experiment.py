@@ -29,7 +29,7 @@ from parity.cli.command import (
 )
 from parity.cli.options import DATA_SETS, data_dir_option, device_option, limit_options, python_options, threads_option
 from parity.data import Dataset
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.redraw import measured
 from parity.experiments.remote import Crew
@@ -54,7 +54,7 @@ from parity.progress import Console, bar, duration
 from parity.training.loop import Diverged, Stopped
 from parity.training.run_folder import about, check_free
 
-OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
+OF_TRAINING = ("epochs", "train_limit", "test_limit", "hold_out", "only", "seeds", "full")
 OF_TIMING = ("steps", "batch_size")
 """Flags of experiments that train, and flags of those that time."""
 
@@ -74,6 +74,7 @@ MARK = "experiment.json"
         "permutation",
         "permutation --full --data-dir MNIST   (the article's 60,000 digits, one epoch)",
         "cifar --framework torch --output runs/cifar",
+        "ablation --only silu,jitter --hold-out 5000 --seeds 3 --framework torch",
         "classics --epochs 2 --train-limit 2000 --test-limit 1000",
         "timing --steps 20 --json",
     ),
@@ -89,6 +90,12 @@ MARK = "experiment.json"
     help="shorten nothing: use all data and epochs of the article or paper (hours to days on a CPU)",
 )
 @option("--epochs", type=positive, help="number of epochs")
+@option(
+    "--only",
+    metavar="LIST",
+    help="train only these entries, and what they are compared with; for "
+    + "; ".join(f"{s.name}: {', '.join(e.name for e in s.entries)}" for s in STUDIES.values() if s.needed),
+)
 @limit_options
 @option(
     "--seeds",
@@ -136,7 +143,7 @@ def _check_flags(options: Options) -> None:
     others = ", ".join(STUDIES) if timed else TIMING.name
     refuse(options, OF_TRAINING if timed else OF_TIMING, f"is for {others}: leave it out of {options.experiment}")
     if options.full:
-        limits = ("epochs", "train_limit", "test_limit")
+        limits = ("epochs", "train_limit", "test_limit", "hold_out")
         refuse(options, limits, "cannot be given with --full, which trains as much as the article")
 
 
@@ -166,6 +173,7 @@ def _train(
     study: Study, options: Options, result: dict[str, Any], folder: Path, crew: Crew, console: Console
 ) -> Report:
     """Train the missing runs of `study`, and report on all of its runs."""
+    study = _only(study, options)
     chosen = _extents(study, options)
     less = shortened(study.entries, chosen)
     seeds = options.seeds or study.seeds
@@ -199,8 +207,22 @@ def _train(
     return made
 
 
+def _only(study: Study, options: Options) -> Study:
+    """Return `study` with the entries that --only names, and those that it needs. `InputError` for a name that it does not have."""
+    if options.only is None:
+        return study
+    if not study.needed:
+        raise InputError(f"{study.name} compares all its entries with each other: leave --only out")
+    names = [name.strip() for name in options.only.split(",")]
+    known = [entry.name for entry in study.entries if entry.name not in study.needed]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--only {unknown[0]!r} is none of {', '.join(known)}{suggest(unknown[0], known)}")
+    return dataclasses.replace(study, entries=tuple(e for e in study.entries if e.name in (*study.needed, *names)))
+
+
 def _extents(study: Study, options: Options) -> dict[str, Extent]:
     given = {"epochs": options.epochs, "train": options.train_limit, "test": options.test_limit, "data": options.data}
+    given |= {"hold_out": options.hold_out}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return {e.name: dataclasses.replace(e.article if options.full else e.usual, **changes) for e in study.entries}
 

@@ -399,7 +399,8 @@ def _metadata(source: Source, framework: str) -> dict[str, str]:
         known |= {"recipe": json.dumps(asdict(experiment.recipe)), "data": experiment.data}
         if names := experiment.classes or data.CLASSES.get(experiment.data):
             known["classes"] = json.dumps(names)
-    return known | ({} if source.accuracy is None else {"test_accuracy": repr(source.accuracy)})
+    tested = source.accuracy is not None and not (experiment and experiment.hold_out)
+    return known | ({"test_accuracy": repr(source.accuracy)} if tested else {})
 
 
 def _about(source: Source, framework: str) -> str:

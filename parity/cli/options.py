@@ -92,6 +92,12 @@ def model_options(runtimes: Iterable[str]) -> Decorator[Any]:
 limit_options = together(
     option("--train-limit", type=positive, metavar="N", help="use only the first N training images"),
     option("--test-limit", type=positive, metavar="N", help="use only the first N test images"),
+    option(
+        "--hold-out",
+        type=positive,
+        metavar="N",
+        help="test on N training images that train nothing, the same in every run, instead of the test images: for choosing a recipe",
+    ),
 )
 
 

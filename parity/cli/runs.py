@@ -23,7 +23,9 @@ from parity.experiments.tables import percent, spread, table
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
+from parity.inference.evaluate import DOUBTFUL
 from parity.progress import Console
+from parity.recipe.recipe import Experiment
 from parity.report import plots
 from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder, about, proportion
@@ -127,7 +129,7 @@ def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         "run": str(folder),
         "network": experiment.network.name,
         "recipe": experiment.recipe.name,
-        "data": experiment.data,
+        "data": experiment.data + (f", {experiment.hold_out:,} held back" if experiment.hold_out else ""),
         "framework": framework,
         "seed": experiment.seed,
         "passes": len(epochs),
@@ -136,7 +138,7 @@ def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         "machine": _machine(config),
         "minutes": [line["seconds"] / 60 for line in epochs],
         "accuracies": [line["test_accuracy"] for line in epochs],
-        "views": _views(folder / "evaluation.json", experiment.data),
+        "views": _views(folder / "evaluation.json", experiment),
     }
 
 
@@ -148,10 +150,10 @@ def _machine(config: dict[str, Any]) -> str:
     return printable(", ".join(map(str, parts)))
 
 
-def _views(file: Path, trained_on: str) -> dict[str, float]:
+def _views(file: Path, experiment: Experiment) -> dict[str, float]:
     """Return, by views of an image, the accuracy that `vgg-parity evaluate --report RUN` wrote beside the logs. Empty where it was not run.
 
-    Raise `InputError` unless it covers all test images of the data set that the run was trained on.
+    Raise `InputError` unless it covers all test images of the data set that the run was trained on, or all images that the run held back.
     """
     if not file.exists():
         return {}
@@ -162,9 +164,10 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
             rows = [from_fields(_Row, {key: one[key] for key in _FIELDS}, "row") for one in found["rows"]]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError("it was not written by vgg-parity evaluate") from None
-        if (split, dataset, limited) != ("test", trained_on, False):
+        own = "held-back" if experiment.hold_out else "test"
+        if (split, dataset, limited) != (own, experiment.data, False):
             part = f"{'some' if limited else 'all'} images of split {split!r} of {dataset}"
-            raise InputError(f"it covers {part}, not all test images of {trained_on}")
+            raise InputError(f"it covers {part}, not all {own} images of {experiment.data}")
         return {str(one): proportion(1 - one.top1_error) for one in rows if one.views_per_picture > 1}
 
 
@@ -174,12 +177,23 @@ class _Row:
 
     views: str
     scales: tuple[int, ...]
-    views_per_picture: int
+    views_per_picture: float
     top1_error: float
+
+    def __post_init__(self) -> None:
+        if not (self.doubtful or self.views_per_picture % 1 == 0):
+            raise ValueError("views_per_picture")
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether only some pictures got all views."""
+        return self.views.startswith(DOUBTFUL)
 
     def __str__(self) -> str:
         scales = ", ".join(map(str, self.scales))
-        return f"{self.views}{f' at {scales}' if scales else ''}, {self.views_per_picture} views"
+        shown = f"{self.views}{f' at {scales}' if scales else ''}"
+        # The mean differs from run to run, and runs share a column.
+        return shown if self.doubtful else f"{shown}, {self.views_per_picture:g} views"
 
 
 _FIELDS = [field.name for field in fields(_Row)]

@@ -229,7 +229,7 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     if options.output:
         check_free(options.output)
     dataset, reason = _data(options, console, asked)
-    dataset = dataset.limit(options.train_limit, options.test_limit)
+    dataset = dataset.hold_out(options.hold_out or 0).limit(options.train_limit, options.test_limit)
     if asked:
         make_compatible(asked, dataset, recipe, options.scale_jitter, process_group)
     runtime, device = _start(framework, options, process_group)
@@ -239,7 +239,7 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # names from JSON may contain a slash
     names = () if dataset.name in data.CLASSES else dataset.classes
     limits = (options.train_limit, options.test_limit)
-    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
+    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names, options.hold_out or 0)
     arithmetic, why = _choose_arithmetic(framework, options, network, recipe, device, process_group)
     context = {
         "framework": framework,
@@ -269,6 +269,9 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
         f"Network: {network.name}, {network.trainable_count:,} parameters"
         + (_why(network, device) if not options.network else "")
     )
+    if options.hold_out:
+        held = len(dataset.test_labels)
+        console.say(f"Held back: every test uses {held:,} training images, which train nothing, not the test images")
     count = len(dataset.train_labels)
     console.say(
         f"Recipe: {recipe.name}, {count_epochs(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
@@ -393,7 +396,7 @@ def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:
     dataset = data.load(experiment.data, options.data_dir, console.say)
     if experiment.classes not in ((), dataset.classes):
         raise InputError(f"{dataset.name} has other classes than when {run.folder} was begun: put them back")
-    limited = dataset.limit(experiment.train_limit, experiment.test_limit)
+    limited = dataset.hold_out(experiment.hold_out).limit(experiment.train_limit, experiment.test_limit)
     return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
@@ -401,8 +404,10 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
     experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and articles.get_network(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
+    held = 0
     if options.data in (None, "auto") and experiment:
-        dataset = data.load(experiment.data, options.data_dir, console.say)
+        held = experiment.hold_out
+        dataset = data.load(experiment.data, options.data_dir, console.say).hold_out(held)
     else:
         dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
@@ -422,7 +427,7 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
     seconds = time.perf_counter() - started
     count = len(dataset.test_labels)
     console.say(
-        f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images (loss {cost:.4f}, {count / seconds:.0f} images/s)"
+        f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} {_tested(held)} (loss {cost:.4f}, {count / seconds:.0f} images/s)"
     )
     return {
         "framework": framework,
@@ -438,6 +443,11 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
         "parameters": network.trainable_count,
         "checkpoint": str(options.eval_only),
     }
+
+
+def _tested(hold_out: int) -> str:
+    """Return what the images of a test are."""
+    return "held-back training images" if hold_out else "test images"
 
 
 def _summary(
@@ -456,7 +466,8 @@ def _summary(
     accuracy, count = epochs[-1]["test_accuracy"], len(dataset.test_labels)
     which = "all" if experiment.test_limit is None else "the first"
     console.say(
-        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {count_epochs(experiment.recipe.epochs)}"
+        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} {_tested(experiment.hold_out)} "
+        f"after {count_epochs(experiment.recipe.epochs)}"
     )
     return {
         "framework": framework,
@@ -472,6 +483,7 @@ def _summary(
         "test_cost": epochs[-1]["test_cost"],
         "test_images": count,
         "train_images": len(dataset.train_labels),
+        "hold_out": experiment.hold_out,
         "seconds": round(position.seconds, 3),
         "wall_seconds": round(wall, 3),
         "images_per_second": round(speed, 2),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.data.lazy_images import Pictures
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.network.nodes import Shape
 from parity.short_repr import ShortRepr
@@ -44,6 +45,28 @@ class Dataset(ShortRepr):
             test_labels=self.test_labels[:test],
         )
 
+    def hold_out(self, count: int) -> Dataset:
+        """Return the data set with `count` of its training pictures as test pictures, which then train nothing. 0 changes nothing.
+
+        They are drawn at random, but are the same in every run. `InputError` unless some pictures are left for training.
+        """
+        if not count:
+            return self
+        if not 0 < count < len(self.train_labels):
+            raise InputError(
+                f"cannot hold back {count} of {len(self.train_labels)} training images of {self.name}: give a smaller number"
+            )
+        order = stream(0, "hold out").permutation(len(self.train_labels))
+        held, left = np.sort(order[:count]), np.sort(order[count:])
+        images, labels = self.train_images, self.train_labels
+        return replace(
+            self,
+            train_images=_at(images, left),
+            train_labels=labels[left],
+            test_images=_at(images, held),
+            test_labels=labels[held],
+        )
+
     def sized(self, shape: Shape, scales: tuple[int, int] = (0, 0)) -> Dataset:
         """Return the data set for a network that takes `shape` = (channels, height, width). Nothing is read.
 
@@ -71,6 +94,10 @@ class Dataset(ShortRepr):
 
 def _first(images: NDArray[np.uint8] | Pictures, count: int | None) -> NDArray[np.uint8] | Pictures:
     return images.first(count) if isinstance(images, Pictures) else images[:count]
+
+
+def _at(images: NDArray[np.uint8] | Pictures, rows: NDArray[np.int64]) -> NDArray[np.uint8] | Pictures:
+    return images.at(rows) if isinstance(images, Pictures) else images[rows]
 
 
 def _fitted(images: NDArray[np.uint8] | Pictures, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -44,6 +44,11 @@ class Pictures:
         """Return the first `count` pictures (None: all). Nothing is read."""
         return replace(self, source=self.source[:count])
 
+    def at(self, rows: NDArray[np.int64]) -> Pictures:
+        """Return the pictures with the indices `rows`. No file is read."""
+        source = self.source
+        return replace(self, source=source[rows] if isinstance(source, np.ndarray) else [source[i] for i in rows])
+
     def joined(self, others: Pictures) -> Pictures:
         """Return these pictures, followed by the `others`. No file is read."""
         if isinstance(self.source, np.ndarray):

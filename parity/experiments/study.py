@@ -42,7 +42,8 @@ TIMED, QUICK = 10, 0.2
 class Extent:
     """How much is trained: data set, epochs, and the number of training and test images, the first ones (None: all).
 
-    The network has `width` times its channels, see `Network.shrink`.
+    With `hold_out`, so many training images are tested instead of the test images. The network has `width` times its channels, see
+    `Network.shrink`.
     """
 
     data: str
@@ -50,6 +51,7 @@ class Extent:
     train: int | None = None
     test: int | None = None
     width: float = 1.0
+    hold_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def shortened(entries: Sequence[Entry], chosen: Mapping[str, Extent]) -> list[st
             said.append(f"the first {own.train:,} training images instead of all")
         if own.test != theirs.test:
             said.append(f"the first {own.test:,} test images instead of all")
+        if own.hold_out:
+            said.append(f"tested on {own.hold_out:,} training images, which train nothing")
         if own.width != theirs.width:
             said.append(f"{own.width:g} times the channels")
         if said:
@@ -143,7 +147,8 @@ def trials(
                 permuted = dataclasses.replace(recipe.preprocessing, permutation=first + seed)
                 recipe = dataclasses.replace(recipe, preprocessing=permuted)
             network = entry.network if extent.width == 1 else entry.network.shrink(extent.width)
-            experiment = Experiment(network, recipe, dataset.name, seed, extent.train, extent.test)
+            limits = (extent.train, extent.test)
+            experiment = Experiment(network, recipe, dataset.name, seed, *limits, hold_out=extent.hold_out)
             found += [Trial(framework, entry, experiment) for framework in frameworks]
     return found
 
@@ -151,7 +156,8 @@ def trials(
 def limited(trial: Trial, datasets: Mapping[int, Dataset]) -> Dataset:
     """Return what `trial` trains and tests on. Raise `InputError` where it does not fit its network."""
     experiment = trial.experiment
-    dataset = datasets[experiment.seed].limit(experiment.train_limit, experiment.test_limit)
+    whole = datasets[experiment.seed].hold_out(experiment.hold_out)
+    dataset = whole.limit(experiment.train_limit, experiment.test_limit)
     seen = experiment.recipe.seen(dataset.train_images.shape[1:])
     if seen != experiment.network.input_shape or len(dataset.classes) != experiment.network.classes:
         raise InputError(f"{experiment.network.name} does not take the images of {dataset.name}: choose another --data")
@@ -278,6 +284,7 @@ def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
         "data": dataset.name,
         "train_images": len(dataset.train_labels),
         "test_images": len(dataset.test_labels),
+        "hold_out": experiment.hold_out,
         "epochs": experiment.recipe.epochs,
         "test_accuracy": epochs[-1]["test_accuracy"],
         "test_accuracies": [line["test_accuracy"] for line in epochs],

@@ -1,7 +1,8 @@
 """Evaluation of a classifier: the views of a picture, and how their posteriors are averaged (arXiv 1409.1556, section 3.2).
 
 The views are the picture alone; the picture and its mirror; the whole picture at several scales (dense); or a grid of crops at several
-scales. Posteriors, the softmax of the scores, are averaged over all views of a set.
+scales. Posteriors, the softmax of the scores, are averaged over all views of a set. The set `DOUBTFUL` spends crops only on pictures that
+the picture and its mirror leave in doubt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ SETS = {
 }
 """Name of a set of views -> its views."""
 
+DOUBTFUL = "doubtful"
+"""The set of `flip`, and instead of it `crops` for the pictures that `flip` leaves in doubt (`are_doubtful`)."""
+
 MEMBERS = {"dense+crops": ("dense", "crops")}
 """Set of views -> the sets that it averages; a set that is not listed stands for itself."""
 
@@ -36,7 +40,7 @@ def members(name: str) -> tuple[str, ...]:
     return MEMBERS.get(name, (name,))
 
 
-SCALED = ("crops", "dense", "dense+crops")
+SCALED = ("crops", "dense", "dense+crops", DOUBTFUL)
 """The sets with views at several scales."""
 
 TOP = 5
@@ -47,7 +51,7 @@ MOST_BYTES = 2**29
 
 @dataclass(frozen=True)
 class Plan:
-    """What is computed: `sets` of `SETS`, for a network that takes `size` (C, H, W).
+    """What is computed: `sets` of `SETS`, or `DOUBTFUL` with a `margin`, for a network that takes `size` (C, H, W).
 
     `scales` are sizes of the smaller side in pixels; the larger side follows in proportion. Crops are taken at `grid` by `grid` places,
     evenly from edge to edge. Before that, the picture is padded by `padding` reflected pixels on each side. None pads only if the grid
@@ -59,6 +63,7 @@ class Plan:
     scales: tuple[int, ...]
     grid: int = 5
     padding: int | None = None
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         own = max(self.size[1:])
@@ -67,7 +72,7 @@ class Plan:
                 f"a scale of {min(self.scales)} is smaller than the network's input of {self.size[1]} by {self.size[2]}: "
                 "give larger --scales"
             )
-        for scale in self.scales if "crops" in self.kinds else ():
+        for scale in self.scales if self.has_crops else ():
             pad = self.pad(scale)
             if pad >= scale and self.padding is not None:
                 raise InputError(f"a padding of {pad} cannot be reflected in pictures of {scale} pixels")
@@ -89,7 +94,13 @@ class Plan:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The sets that have to be computed, each once."""
-        return tuple(dict.fromkeys(kind for name in self.sets for kind in members(name)))
+        names = ("flip", *self.sets) if DOUBTFUL in self.sets else self.sets
+        return tuple(dict.fromkeys(kind for name in names for kind in members(name)))
+
+    @property
+    def has_crops(self) -> bool:
+        """Whether crops of any picture have to be computed."""
+        return bool({"crops", DOUBTFUL} & set(self.kinds))
 
     @property
     def rows(self) -> list[Row]:
@@ -103,22 +114,31 @@ class Plan:
             found += [(name, self.scales)] if len(self.scales) > 1 else []
         return found
 
-    def views(self, name: str, scales: Sequence[int]) -> int:
-        """Return how many views of a picture the set `name` at `scales` averages. A dense view counts once."""
+    def views(self, name: str, scales: Sequence[int], share: float = 1.0) -> float:
+        """Return how many views of a picture the set `name` at `scales` takes. A dense view counts once.
+
+        For `DOUBTFUL` this is the mean if a `share` of the pictures is doubtful.
+        """
         if name not in SCALED:
             return 1 + (name == "flip")
+        if name == DOUBTFUL:
+            return self.views("flip", ()) + share * self.views("crops", scales)
         each = {"crops": 2 * self.grid**2, "dense": 2}
         return len(scales) * sum(each[kind] for kind in members(name))
 
 
 @dataclass
 class Tally:
-    """The errors of a set of views. `confusion` [K,K] counts pictures by true class (row) and predicted class (column)."""
+    """The errors of a set of views. `confusion` [K,K] counts pictures by true class (row) and predicted class (column).
+
+    `doubtful` counts the pictures that `flip` leaves in doubt, for the set `DOUBTFUL`.
+    """
 
     confusion: Array
     count: int = 0
     wrong: int = 0
     wrong_top: int = 0
+    doubtful: int = 0
 
     def add(self, posteriors: Array, labels: Array) -> None:
         """Count pictures with posteriors [N,K] and true classes [N]."""
@@ -167,7 +187,18 @@ def evaluate(
         for (name, scales), tally in tallies.items():
             averaged = [found[kind, scale] for kind in members(name) for scale in scales or (0,)]
             tally.add(np.mean(averaged, axis=0), subject.labels[part.start : part.stop])
+            tally.doubtful += int(are_doubtful(found["flip", 0], plan.margin).sum()) if name == DOUBTFUL else 0
     return tallies
+
+
+def are_doubtful(posteriors: Array, margin: float) -> Array:
+    """Return, for posteriors [N,K], whether the two most probable classes differ by less than `margin`: bool [N].
+
+    This depends on no label and on no other picture.
+    """
+    ordered = np.sort(posteriors, axis=1)
+    close: Array = ordered[:, -1] - ordered[:, -2:-1].sum(axis=1) < margin
+    return close
 
 
 def started(model: Predictor, plan: Plan) -> dict[str, Forward]:
@@ -199,6 +230,10 @@ def _posteriors(
         both: Array = (model.probabilities(pixels, forward) + model.probabilities(pixels[..., ::-1], forward)) / 2
         return both
 
+    def cropped(pictures: list[Array], scale: int) -> Array:
+        views = crops(pictures, plan, plan.pad(scale))
+        return np.asarray(np.mean([mirrored(forwards["crops"], view) for view in views], axis=0))
+
     singles = [look[0] for look in looks if look[0] is not None]
     if "single" in plan.kinds:
         found["single", 0] = model.probabilities(np.stack(singles), forwards["crops"])
@@ -207,8 +242,12 @@ def _posteriors(
     for scale in plan.scales:
         pictures = [look[1][scale] for look in looks if look[1]]
         if "crops" in plan.kinds:
-            views = crops(pictures, plan, plan.pad(scale))
-            found["crops", scale] = np.mean([mirrored(forwards["crops"], view) for view in views], axis=0)
+            found["crops", scale] = cropped(pictures, scale)
+        if DOUBTFUL in plan.kinds:
+            found[DOUBTFUL, scale] = once = found["flip", 0].copy()
+            if len(close := np.flatnonzero(are_doubtful(once, plan.margin))):
+                known = found.get(("crops", scale))
+                once[close] = cropped([pictures[i] for i in close], scale) if known is None else known[close]
         if "dense" in plan.kinds:
             found["dense", scale] = np.empty((len(looks), len(model.classes)))
             for rows in _alike([picture.shape for picture in pictures]):

@@ -51,7 +51,7 @@ class Predictor(ShortRepr):
     `route` is the runtime: paddle, torch or onnxruntime. `network` is the name of the network (None: the file does not name it). `origin`
     tells people what it was trained on. Each of `notes` is a line about something that the file leaves open and that was assumed. `data`
     and `recipe` are data set and recipe of the training (None: the file does not hold them). `outputs` says what the model itself yields,
-    `SCORES` or `PROBABILITIES`.
+    `SCORES` or `PROBABILITIES`. `hold_out` is that of its `Experiment`.
 
     `start` loads the framework. That takes seconds, so pictures are read before. `start_dense` does the same for pictures of any size
     (`parity.network.dense`), and raises `InputError` if that is impossible.
@@ -71,6 +71,7 @@ class Predictor(ShortRepr):
     outputs: str
     start: Callable[[], Forward]
     start_dense: Callable[[], Forward]
+    hold_out: int = 0
 
     def probabilities(self, images: Array, forward: Forward | None = None) -> Array:
         """Return probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. Raises `Diverged` if they are not finite.
@@ -161,6 +162,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         SCORES,
         lambda: started(network, state, pixels),
         started_dense,
+        experiment.hold_out if experiment else 0,
     )
 
 

@@ -17,6 +17,7 @@ from parity.files.strict_json import from_fields, parse_json
 from parity.network.graph import Layer, build_graph, consumers
 from parity.network.initialisers import MSRA, Init
 from parity.network.nodes import (
+    GELU,
     KINDS,
     Add,
     Auxiliary,
@@ -36,6 +37,7 @@ from parity.network.nodes import (
     Parameter,
     ReLU,
     Shape,
+    SiLU,
     edited,
     output_shape,
     walk,
@@ -64,6 +66,9 @@ RESERVED = frozenset(
 
 PASSING = (MaxPool, GlobalAvgPool, PadChannels, Flatten, Linear, Branches, Add)
 """Kinds of nodes that always pass a constant in all elements of a channel on as a constant. A convolution does without padding."""
+
+ACTIVATIONS: dict[str, type[Node]] = {"relu": ReLU, "gelu": GELU, "silu": SiLU}
+"""Suffix of a network's name -> the kind of activation that it asks for."""
 
 COUNTED = (Linear, Conv, PadChannels)
 """Kinds of nodes with a field for the number of channels or features that they yield."""
@@ -304,6 +309,24 @@ class Network:
 
         nodes = edited(self.nodes, change)
         return self if nodes == self.nodes else replace(self, name=f"{self.name}+bias", nodes=nodes)
+
+    def with_activation(self, kind: str) -> Network:
+        """Return the network with another activation, named `NAME+relu`, `NAME+gelu` or `NAME+silu`; layers keep their names.
+
+        Args:
+            kind: The kind of activation, in lower case, that replaces every ReLU, GELU and SiLU: one of `ACTIVATIONS`.
+
+        Raises:
+            InputError: There is no such kind.
+        """
+        if kind not in ACTIVATIONS:
+            raise InputError(f"activation {kind!r} is none of {', '.join(ACTIVATIONS)}")
+
+        def change(node: Node) -> Node:
+            return ACTIVATIONS[kind](node.name) if isinstance(node, tuple(ACTIVATIONS.values())) else node
+
+        nodes = edited(self.nodes, change)
+        return self if nodes == self.nodes else replace(self, name=f"{self.name}+{kind}", nodes=nodes)
 
     @cached_property
     def _scoring(self) -> frozenset[str]:

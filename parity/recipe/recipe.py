@@ -281,6 +281,7 @@ class Recipe(ShortRepr):
 class Experiment(ShortRepr):
     """All that determines a training run: network, recipe, data set, seed, and numbers of images (None: all).
 
+    With `hold_out`, so many training images are tested instead of the test images, and train nothing; limits count what is left.
     `classes` are given if the data set is not in `parity.data.CLASSES`.
     """
 
@@ -291,8 +292,10 @@ class Experiment(ShortRepr):
     train_limit: int | None = None
     test_limit: int | None = None
     classes: tuple[str, ...] = ()
+    hold_out: int = 0
 
     def __post_init__(self) -> None:
+        within("hold_out", self.hold_out, 0, 2**63)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
 

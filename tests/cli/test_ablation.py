@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from helpers.experiment_output import RunExperiment, assert_drawn, table_rows
+from helpers.refusals import the_error
 from helpers.scripts import script_main
 from parity import data
 from parity.experiments import STUDIES, ablation, pictures
-from parity.network.nodes import GELU, Conv
+from parity.network.nodes import GELU, Conv, ReLU, SiLU
 from parity.recipe.recipe import Recipe
 from parity.report.plots import FRAMEWORK_STYLES
 
@@ -49,6 +50,7 @@ def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
         "flips": {"augmentation.flip", "augmentation.alternate"},
         "crops": {"augmentation.crop_padding"},
         "reflection": {"augmentation.fill"},
+        "jitter": {"augmentation.brightness", "augmentation.contrast_low", "augmentation.contrast_high"},
     }
     assert {
         e.name: changed_fields(whole.recipe, e.recipe) for e in parts if e.name in ablation.RECIPE_PARTS
@@ -62,25 +64,54 @@ def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
     white = 24 * 3 * 4  # their biases are trained in any case
     assert networks["frozen_scales"].trainable_count == whole.network.trainable_count + scales
     assert networks["whitening"].trainable_count == whole.network.trainable_count + white
-    assert not any(isinstance(node, GELU) for node in networks["gelu"].nodes)
+    for name, kind in (("gelu", ReLU), ("silu", SiLU)):
+        before, after = (
+            [node for node in n.nodes if isinstance(node, GELU | ReLU | SiLU)] for n in (whole.network, networks[name])
+        )
+        assert [kind(node.name) for node in before] == after and len(after) == 7
     groups = {part.name: [group.names for group in part.recipe.optimizer.groups] for part in parts}
     assert groups["muon"] == ["*.beta", "fc.weight"]
     assert groups["rate_of_shifts"] == ["conv*.weight", "fc.weight"]
 
 
-def test_ablation_ends_with_what_each_part_is_worth(
-    run_experiment: RunExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = STUDIES["ablation"]
-    few = tuple(entry for entry in study.entries if entry.name in (ablation.WHOLE, "gelu", "crops"))
-    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
-    less = ("--data", "shapes10", "--epochs", 1, "--train-limit", 32, "--test-limit", 40, "--seeds", 2)
+def test_ablation_ends_with_what_each_part_is_worth(run_experiment: RunExperiment, tmp_path: Path) -> None:
+    less = (
+        "--only",
+        "silu,jitter",
+        "--data",
+        "shapes10",
+        "--epochs",
+        1,
+        "--train-limit",
+        32,
+        "--hold-out",
+        40,
+        "--seeds",
+        2,
+    )
     found, _ = run_experiment("ablation", *less, "--out", tmp_path)
     rows = table_rows(tmp_path, "left out: what replaces it")
     assert [row[0] for row in rows[:2]] == ["nothing", "nothing"] and len(rows) == 6
     assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
-    assert len(found["rows"]) == 12
+    assert len(found["rows"]) == 12 and {row["entry"] for row in found["rows"]} == {"whole", "silu", "jitter"}
+    assert {row["test_images"] for row in found["rows"]} == {40}
+    assert "32 training images, 40 held-back training images." in (tmp_path / "table.md").read_text()
     assert_drawn(tmp_path / "worth.png", 900, 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("ablation", "--only", "sylu"), "--only 'sylu' is none of whitening, "),
+        (("ablation", "--only", "whole"), "--only 'whole' is none of whitening, "),
+        (("cifar", "--only", "net"), "cifar compares all its entries with each other: leave --only out"),
+    ],
+)
+def test_entries_that_cannot_be_chosen_are_refused(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--data", "shapes10"]) == 2
+    assert the_error(capsys.readouterr().err.splitlines()).startswith(said)
 
 
 def test_a_part_without_which_training_diverges_is_named_and_the_rest_reported(

@@ -68,6 +68,7 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             {"views": "single", "scales": [], "views_per_picture": 1, "top1_error": 0.17},
             {"views": "crops", "scales": [32], "views_per_picture": 18, "top1_error": 0.15},
             {"views": "crops", "scales": [40], "views_per_picture": 18, "top1_error": 0.14},
+            {"views": "doubtful 0.5", "scales": [32], "views_per_picture": 5.618, "top1_error": 0.16},
         ],
     }
     (paddle / "evaluation.json").write_text(json.dumps(evaluation))
@@ -91,9 +92,11 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert [row["seed"] for row in result["runs"]] == [0, 1, 0]
     text = page.read_text()
     assert "old" not in text
-    assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |  |" in text
-    assert "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% | 86.00% |" in text
-    assert "| last epoch | crops at 32, 18 views | crops at 40, 18 views |" in text
+    assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |  |  |" in text
+    assert (
+        "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% | 86.00% | 84.00% |" in text
+    )
+    assert "| last epoch | crops at 32, 18 views | crops at 40, 18 views | doubtful 0.5 at 32 |" in text
     picture = matplotlib.image.imread(out)
     colours = {tuple(pixel) for pixel in np.round(255 * picture[..., :3]).astype(int).reshape(-1, 3).tolist()}
     drawn = {name: tuple(bytes.fromhex(style.colour[1:])) in colours for name, style in FRAMEWORK_STYLES.items()}

@@ -154,12 +154,7 @@ def test_posteriors_of_all_views_are_those_of_a_plain_loop(place: Path) -> None:
     model = load_predictor(place / "run", "onnx")
     plan = Plan(tuple(evaluate.SETS), model.size, SCALES, GRID)
     paths = sorted((place / "pictures" / "val").rglob("*.png"))[::4]
-    whole = [image_files.whole(path, 3) for path in paths]
-    looks = [
-        (image_files.middle(image_files.rescaled(p, 11), SIDE, SIDE), {s: image_files.rescaled(p, s) for s in SCALES})
-        for p in whole
-    ]
-    found = evaluate._posteriors(model, evaluate.started(model, plan), plan, looks)
+    found = evaluate._posteriors(model, evaluate.started(model, plan), plan, looked_at(paths))
     state = {name: array.astype(np.float64) for name, array in state.items()}
     for i, path in enumerate(paths):
         for (name, scales), posteriors in naive(network, state, path).items():
@@ -173,6 +168,45 @@ def test_errors_of_all_views_are_those_of_a_plain_loop(
 ) -> None:
     assert errors(evaluated(capsys, "--model", place / "run", "--framework", "onnx", *VIEWS)) == wanted
     assert len(set(wanted.values())) > 3, "views that all err alike would show nothing"
+
+
+def looked_at(paths: list[Path]) -> list[evaluate.Look]:
+    whole = [image_files.whole(path, 3) for path in paths]
+    return [
+        (image_files.middle(image_files.rescaled(p, 11), SIDE, SIDE), {s: image_files.rescaled(p, s) for s in SCALES})
+        for p in whole
+    ]
+
+
+def test_only_doubtful_pictures_get_crops(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_predictor(place / "run", "onnx")
+    looks = looked_at(sorted((place / "pictures" / "val").rglob("*.png")))
+    plan = Plan(("flip", "crops"), model.size, SCALES, GRID)
+    forwards = evaluate.started(model, plan)
+    known = evaluate._posteriors(model, forwards, plan, looks)
+    *_, second, first = np.sort(known["flip", 0], axis=1).T
+    gaps = np.sort(first - second)
+    margin = float(gaps[16] + gaps[17]) / 2
+    doubtful = first - second < margin
+    assert doubtful.sum() == 17 and len(doubtful) == 35
+    seen: list[int] = []
+
+    def counted(images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return forwards["crops"](images)
+
+    for sets in (("doubtful",), ("crops", "doubtful")):
+        plan = Plan(sets, model.size, SCALES, GRID, margin=margin)
+        found = evaluate._posteriors(model, {"crops": counted}, plan, looks)
+        for scale in SCALES:
+            wanted = np.where(doubtful[:, None], known["crops", scale], known["flip", 0])
+            np.testing.assert_allclose(found["doubtful", scale], wanted, rtol=1e-5)
+    one = 35 * 2 + 17 * 3 * 2 * GRID**2
+    assert sum(seen) == one + 35 * (2 + 3 * 2 * GRID**2), "no crop is computed that is not needed"
+    call = ("--model", place / "run", "--framework", "onnx", "--grid", GRID, "--views", "flip", "--doubtful", margin)
+    *_, own = evaluated(capsys, *call)["rows"]
+    assert (own["views"], own["scales"]) == (f"doubtful {margin:g}", list(SCALES))
+    assert own["views_per_picture"] == pytest.approx(one / 35, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

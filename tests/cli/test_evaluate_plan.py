@@ -16,7 +16,7 @@ from parity.cli.evaluate import _plan
 from parity.data import image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
-from parity.inference.evaluate import Plan, Tally, crops, offsets, ranks
+from parity.inference.evaluate import Plan, Tally, are_doubtful, crops, offsets, ranks
 from parity.inference.predict import load_predictor
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool
@@ -49,6 +49,25 @@ def test_one_place_of_a_grid_is_the_middle() -> None:
 def test_the_paper_s_grid_makes_150_views_of_three_scales() -> None:
     plan = Plan(("crops", "dense+crops"), (3, 224, 224), (256, 384, 512))
     assert [plan.views(*row) for row in plan.rows] == [50, 50, 50, 150, 52, 52, 52, 156]
+
+
+def test_a_picture_is_in_doubt_if_its_two_best_classes_are_closer_than_the_margin() -> None:
+    posteriors = np.array([[0.5, 0.125, 0.375], [0.25, 0.5, 0.25], [0.75, 0.0, 0.25], [0.0, 0.0, 1.0]])
+    assert [are_doubtful(posteriors, margin).tolist() for margin in (0.125, 0.25, 0.5, 1.0)] == [
+        [False, False, False, False],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+    ]
+    assert not are_doubtful(np.ones((2, 1)), 1.0).any(), "one class is no doubt"
+
+
+def test_views_of_doubtful_pictures_are_counted_besides_the_two_of_all() -> None:
+    plan = Plan(("doubtful",), (3, 8, 8), (8, 9), grid=3, padding=1, margin=0.5)
+    assert plan.kinds == ("flip", "doubtful")
+    assert [plan.views(*row, share=0.25) for row in plan.rows] == [6.5, 6.5, 11]
+    with pytest.raises(InputError, match="have no room for 5 by 5 different crops"):
+        Plan(("doubtful",), (3, 8, 8), (8,), grid=5, padding=0, margin=0.5)
 
 
 def test_crops_of_padded_pictures_reflect_their_edges() -> None:
@@ -169,6 +188,13 @@ def test_a_narrow_strip_is_refused_by_name_before_it_fills_the_memory(
     with pytest.raises(InputError, match="picture 1: 300x1 pixels"):
         Pictures(np.zeros((2, 3, 1, 300), np.uint8), (3, 1, 1)).rescaled(1, 4096)
     assert image_files.rescaled(np.zeros((1, 2, 60), np.uint8), 4).shape == (1, 4, 120)
+
+
+@pytest.mark.parametrize("margin", ["0", "1.5", "nan", "half"])
+def test_a_margin_that_is_no_share_is_refused(margin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--doubtful", margin]) == 2
+    said = the_error(capsys.readouterr().err.splitlines())
+    assert "--doubtful" in said and "is not a number above 0 and at most 1" in said
 
 
 def test_scales_beyond_any_network_s_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

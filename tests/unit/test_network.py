@@ -20,6 +20,7 @@ from parity.network.initialisers import FAN_IN_UNIFORM
 from parity.network.network import RESERVED, Network
 from parity.network.nodes import (
     FAN_IN_NORMAL,
+    GELU,
     MSRA,
     ONES,
     ZEROS,
@@ -40,6 +41,7 @@ from parity.network.nodes import (
     PadChannels,
     ReLU,
     Sigmoid,
+    SiLU,
     Tanh,
     walk,
 )
@@ -282,6 +284,18 @@ def test_all_layers_that_yield_class_scores_keep_their_number() -> None:
     assert {node.name: node.units for node in walk(network.with_classes(3).nodes) if isinstance(node, Linear)} == {
         "a": 8, "b": 3, "c": 3,
     }  # fmt: skip
+
+
+def test_a_suffix_changes_every_activation_and_nothing_else() -> None:
+    silu = articles.get_network("vgg_fast@0.125+silu")
+    gelu = articles.get_network("vgg_fast@0.125")
+    assert [SiLU(n.name) if isinstance(n, GELU) else n for n in gelu.nodes] == list(silu.nodes)
+    assert silu.name == "vgg_fast@0.125+silu" and silu.with_activation("silu") is silu
+    assert silu.with_activation("gelu").nodes == gelu.nodes
+    inner = Network("n", (3, 8, 8), (Add("s", ((), (Conv("a", 3), ReLU("r")))), GlobalAvgPool("g")))
+    assert inner.with_activation("gelu").layers["r"].node == GELU("r")
+    with pytest.raises(InputError, match=r"unknown suffix \+swish; known: \+classesK, .*, \+relu, \+gelu, \+silu"):
+        articles.get_network("vgg_fast+swish")
 
 
 def test_the_ends_of_added_branches_stay_alike_in_a_cousin() -> None:

@@ -18,7 +18,7 @@ from parity.network.articles.vgg_bn_drop import vgg16_bn_drop
 from parity.network.articles.vgg_fast import vgg_fast
 from parity.network.articles.vgg_mini import vgg_mini
 from parity.network.dense import dense
-from parity.network.network import Network
+from parity.network.network import ACTIVATIONS, Network
 
 NETWORKS: dict[str, Network] = {
     network.name: network
@@ -70,7 +70,8 @@ def get_network(name: str) -> Network:
 
     NAME is a known name or a file. `NAME@WIDTH` is a cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` is such a cousin for
     images of SIZE by SIZE. The suffix `+classesK` gives it K class scores (`Network.with_classes`), `+bias` gives every convolution a
-    bias, and `+dense` or `+denseSIZE` makes it dense (`parity.network.dense`). `InputError` lists the known names.
+    bias, `+relu`, `+gelu` or `+silu` another activation, and `+dense` or `+denseSIZE` makes it dense (`parity.network.dense`). `InputError`
+    lists the known names.
     """
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
@@ -81,9 +82,13 @@ def get_network(name: str) -> Network:
         if change == "bias":
             network = network.with_biases()
             continue
+        if change in ACTIVATIONS:
+            network = network.with_activation(change)
+            continue
         found = re.fullmatch("(classes|dense)([1-9][0-9]{0,5})?", change)
         if not found or change == "classes":
-            raise InputError(f"network {name!r}: unknown suffix +{change}; known: +classesK, +dense, +denseSIZE, +bias")
+            known = ", ".join(f"+{one}" for one in ("classesK", "dense", "denseSIZE", "bias", *ACTIVATIONS))
+            raise InputError(f"network {name!r}: unknown suffix +{change}; known: {known}")
         count = int(found[2]) if found[2] else None
         network = network.with_classes(count or 0) if found[1] == "classes" else dense(network, count)
     return network
