@@ -171,12 +171,16 @@ def _speeds(
             chosen = variants[name]
             worker.bench(network, recipe, images, labels, chosen.amp, chosen.layout, chosen.compiled)
         first: dict[str, float] = {}
+        optimised: dict[str, int] = {}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             tables = _train(options, console, workers)
             memory = _memory(workers)
         else:
-            runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
+            runtime = None
+            if "onnx" in frameworks:
+                runtime, optimised = stack.enter_context(_runtime(options, network, threads))
+                versions["onnx"] = {"onnxruntime": runtime.version()}
             tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
             memory = tables[list(tables)[-1]]["peak_memory_bytes"]
         peaks = {name: worker.multiply_peak() for name, worker in workers.items()}
@@ -192,6 +196,7 @@ def _speeds(
         "machine": machine.describe(),
         "load_before": before,
         "versions": versions,
+        "optimised_operators": optimised,
         "first_step_seconds": first,
         "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},
         "peak_memory_bytes": memory,
@@ -302,18 +307,23 @@ def _called(line: str, lines: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _runtime(options: Options, network: Network, threads: int) -> Iterator[RuntimeProcess]:
-    """Return ONNX Runtime with `network` and the weights of the frameworks."""
+def _runtime(options: Options, network: Network, threads: int) -> Iterator[tuple[RuntimeProcess, dict[str, int]]]:
+    """Return ONNX Runtime with `network` and the weights of the frameworks, and how many operators of each type it runs.
+
+    The file is that of `vgg-parity export --fold-batch-norm`.
+    """
     from parity.onnx import graph_writer, operators
+    from parity.onnx.runtime import optimised_operators
     from parity.onnx.runtime_process import RuntimeProcess
 
-    model = graph_writer.write(network, operators.operators(network, initialise(network, 0)))
+    chain = operators.fold_batch_norms(operators.operators(network, initialise(network, 0)))
+    model = graph_writer.write(network, chain)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
-        del model
+        del model, chain
         with RuntimeProcess(path, threads, options.device) as process:
-            yield process
+            yield process, optimised_operators(path, options.device)
 
 
 def _infer(
@@ -372,7 +382,9 @@ def markdown(result: dict[str, Any]) -> str:
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
-    versions = ", ".join(f"{name} {found[name.split()[0]]}" for name, found in result["versions"].items())
+    names = {name: "onnxruntime" if name == "onnx" else name for name in result["versions"]}
+    versions = ", ".join(f"{names[name]} {found[names[name].split()[0]]}" for name, found in result["versions"].items())
+    optimised = result.get("optimised_operators", {})  # older logs lack it
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
     batch = f", batches of {counted(result['batch_size'], 'image')}" if result["what"] == "train" else ""
@@ -382,6 +394,7 @@ def markdown(result: dict[str, Any]) -> str:
         "Measured": f"{counted(rounds, 'round')}, started {result['started']}, load average before: {result['load_before']}",
         "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
         "Versions": versions + (f", commit {result['commit']}" if result.get("commit") else ""),
+        "Operators that ONNX Runtime runs": ", ".join(f"{name} {count}" for name, count in optimised.items()),
         "Peak memory of the processes": memory,
         "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
         "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],

@@ -23,6 +23,10 @@ class RuntimeProcess(Process):
         """Images/s of `times` predictions of the preprocessed `images` float32 [N,C,H,W], without the time to send them."""
         return float(self.call("infer", {"images": images}, times=times)[1])
 
+    def version(self) -> str:
+        """The version of ONNX Runtime."""
+        return str(self.call("version")[1])
+
     def memory(self) -> int:
         """The peak memory of the process so far, in bytes."""
         return int(self.call("memory")[1])
@@ -40,6 +44,9 @@ class _Server:
         for _ in range(times):
             self.session.run(None, inputs)
         return {}, times * len(inputs["image"]) / (time.perf_counter() - started)
+
+    def version(self, arrays: Record) -> tuple[Record, Any]:
+        return {}, runtime.version()
 
     def memory(self, arrays: Record) -> tuple[Record, Any]:
         return {}, machine.peak_memory()
