@@ -260,6 +260,7 @@ def _speeds(
             worker.bench(network, recipe, images, labels, chosen.amp, chosen.layout, chosen.compiled)
         first: dict[str, float] = {}
         dtypes = {name: variant.dtype for name, variant in variants.items()}
+        optimised: dict[str, int] = {}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             ceilings = find_ceilings(variants) if network.multiply_adds else {}
@@ -269,8 +270,10 @@ def _speeds(
             dtypes |= {name: variants[name.partition(AT)[0]].dtype for name in checkouts}
             memory = _memory(workers)
         else:
-            runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
-            versions |= {"onnx": runtime.versions()} if runtime else {}
+            runtime = None
+            if "onnx" in frameworks:
+                runtime, optimised = stack.enter_context(_runtime(options, network, threads))
+                versions["onnx"] = runtime.versions()
             tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
             memory = tables[list(tables)[-1]]["peak_memory_bytes"]
         peaks = {
@@ -291,6 +294,7 @@ def _speeds(
         "layout": options.layout,
         "compile": options.compile,
         "versions": versions,
+        "optimised_operators": optimised,
         "first_step_seconds": first,
         "matrix_peaks": {dtype: round(peak, 1) for dtype, peak in peaks.items()},
         "peak_memory_bytes": memory,
@@ -427,18 +431,23 @@ def _called(line: str, lines: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _runtime(options: Options, network: Network, threads: int) -> Iterator[RuntimeProcess]:
-    """Return ONNX Runtime with `network` and the weights of the frameworks."""
+def _runtime(options: Options, network: Network, threads: int) -> Iterator[tuple[RuntimeProcess, dict[str, int]]]:
+    """Return ONNX Runtime with `network` and the weights of the frameworks, and how many operators of each type it runs.
+
+    The file is that of `vgg-parity export --fold-batch-norm`.
+    """
     from parity.onnx import graph_writer, operators
+    from parity.onnx.runtime import optimised_operators
     from parity.onnx.runtime_process import RuntimeProcess
 
-    model = graph_writer.write(network, operators.operators(network, initialise(network, 0)))
+    chain = operators.fold_batch_norms(operators.operators(network, initialise(network, 0)))
+    model = graph_writer.write(network, chain)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
-        del model
+        del model, chain
         with RuntimeProcess(path, threads, options.device) as process:
-            yield process
+            yield process, optimised_operators(path, options.device)
 
 
 def _infer(
@@ -497,6 +506,7 @@ def markdown(result: dict[str, Any]) -> str:
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
+    optimised = result.get("optimised_operators", {})  # older logs lack it
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
     peaks = ", ".join(f"{peak:.0f} GFLOP/s in {dtype}" for dtype, peak in result.get("matrix_peaks", {}).items())
@@ -506,6 +516,7 @@ def markdown(result: dict[str, Any]) -> str:
         "First training step, with compilation and allocation": first,
         **describe_conditions(result, rounds),
         "Matrix peak": peaks,
+        "Operators that ONNX Runtime runs": ", ".join(f"{name} {count}" for name, count in optimised.items()),
         "Peak memory of the processes": memory,
         "Mixed precision": "" if result.get("amp", "off") == "off" else result["amp"],
         "Memory layout": "" if result.get("layout", "auto") == "auto" else result["layout"],

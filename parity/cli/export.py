@@ -102,7 +102,12 @@ class Source:
 )
 @option("--softmax", is_flag=True, help="output probabilities instead of logits")
 @option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C]; the graph preprocesses as the recipe does")
-@option("--fold-batch-norm", is_flag=True, help="fold each batch norm into the layer before it")
+@option(
+    "--fold-batch-norm",
+    is_flag=True,
+    help="fold each batch norm, and each factor of a dropout, into the layer before it",
+)
+@option("--show-optimised", is_flag=True, help="also list the operators that ONNX Runtime makes of the file")
 @threads_option()
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Export. `Failed`, with nothing written, if the export differs from the network."""
@@ -139,7 +144,7 @@ def _check_flags(options: Options) -> None:
     if options.seed is not None and not _is_network(options.model):
         raise InputError("--seed is for fresh weights: give it with the name of a network")
     if options.to == "static":
-        of_files = ("opset", "dense", "softmax", "preprocess", "fold_batch_norm")
+        of_files = ("opset", "dense", "softmax", "preprocess", "fold_batch_norm", "show_optimised")
         refuse(options, of_files, "is for ONNX files: leave it out with --to static")
         if os.path.lexists(options.output):
             raise InputError(f"{options.output} exists: choose another --output")
@@ -258,6 +263,7 @@ def _onnx(
     from parity.onnx.exporting import compared, export, scores
     from parity.onnx.graph_reader import NotTheNetwork, load
     from parity.onnx.graph_writer import DEFAULT_OPSET
+    from parity.onnx.runtime import optimised_operators, version
 
     phases.begin("exporting")
     model = model_state.build(make_backend(framework), source.network, source.state)
@@ -305,11 +311,17 @@ def _onnx(
     kinds = dict(Counter(node.op_type for node in made.graph.node).most_common())
     for line in (_about(source, framework), *_table(source, kinds, len(kept))):
         console.say(line)
+    optimised = optimised_operators(kept) if options.show_optimised else {}
+    if optimised:
+        console.say(f"ONNX Runtime {version()} runs:")
+        for line in _rows({kind: f"{count:,}" for kind, count in optimised.items()}):
+            console.say(line)
     return {
         "format": "onnx",
         "opset": made.opset_import[0].version,
         "ir_version": made.ir_version,
         "nodes": kinds,
+        **({"optimised_operators": optimised} if optimised else {}),
         "bytes": len(kept),
         "sha256": hashlib.sha256(kept).hexdigest(),
         "check": {"error": differences[-1].error, "bound": differences[-1].bound},
@@ -411,7 +423,12 @@ def _about(source: Source, framework: str) -> str:
 
 def _table(source: Source, kinds: Mapping[str, int], size: int) -> list[str]:
     network = source.network
-    rows = [(kind, f"{count:,}") for kind, count in kinds.items()]
-    rows += [("parameters", f"{network.trainable_count:,}"), ("statistics", f"{network.statistics_count:,}")]
-    rows += [("multiply-adds per image", f"{network.multiply_adds:,}"), ("file", f"{size:,} bytes")]
-    return [f"  {name:<24} {value:>20}" for name, value in rows]
+    rows = {kind: f"{count:,}" for kind, count in kinds.items()}
+    rows |= {"parameters": f"{network.trainable_count:,}", "statistics": f"{network.statistics_count:,}"}
+    rows |= {"multiply-adds per image": f"{network.multiply_adds:,}", "file": f"{size:,} bytes"}
+    return _rows(rows)
+
+
+def _rows(rows: Mapping[str, str]) -> list[str]:
+    """Return lines of two columns."""
+    return [f"  {name:<24} {value:>20}" for name, value in rows.items()]

@@ -247,40 +247,64 @@ def _scaling(preprocessing: Preprocessing) -> list[Operator]:
     return [Operator(name, *step, inputs=(place,)) for place, (name, step) in enumerate(kept, start=IMAGE)]
 
 
-def fold_batch_norms(chain: list[Operator]) -> list[Operator]:
-    """The operators with every batch norm multiplied into the convolution or linear layer directly before it, if there is one.
+SCALED = ("Relu", "MaxPool", "AveragePool", "Flatten")
+"""The types of operators that a positive factor can pass: they compute the same if the factor comes before them."""
 
-    The product is computed in float64 and rounded once. A layer without a bias gets one. `InputError` if float32 cannot hold the result.
+
+def fold_batch_norms(chain: list[Operator]) -> list[Operator]:
+    """The operators with every batch norm, and every factor of a dropout, multiplied into a convolution or linear layer before it.
+
+    A batch norm needs that layer directly before it. A factor also passes the operators `SCALED`. Without such a layer, both stay. The
+    product is computed in float64 and rounded once. A layer without a bias gets one from a batch norm. `InputError` if float32 cannot hold
+    the result.
     """
     found: list[Operator] = []
     takers = Counter(place for operator in chain for place in operator.inputs)
-    places = {IMAGE: IMAGE}
+    places, exact = {IMAGE: IMAGE}, dict[int, dict[str, Array]]()
     for old, operator in enumerate(chain):
-        before = found[places[operator.inputs[0]]] if operator.inputs[0] != IMAGE else None
-        alone = takers[operator.inputs[0]] == 1
-        if operator.kind == "BatchNormalization" and alone and before and before.kind in ("Conv", "Gemm"):
+        norm, target = operator.kind == "BatchNormalization", operator.inputs[0]
+        while not norm and target != IMAGE and chain[target].kind in SCALED and takers[target] == 1:
+            (target,) = chain[target].inputs
+        before = found[places[target]] if target != IMAGE and takers[target] == 1 else None
+        if before and before.kind in ("Conv", "Gemm") and (norm or _is_factor(operator)):
+            place = places[target]
+            arrays = exact.get(place) or {name: array.astype(float) for name, array in before.arrays.items()}
+            exact[place] = _with_norm(before, arrays, operator) if norm else _with_factor(arrays, operator)
+            found[place] = replace(before, arrays={name: _rounded(array) for name, array in exact[place].items()})
             places[old] = places[operator.inputs[0]]
-            found[places[old]] = _fold(before, operator)
         else:
             places[old] = len(found)
             found.append(replace(operator, inputs=tuple(places[place] for place in operator.inputs)))
     return found
 
 
-def _fold(layer: Operator, norm: Operator) -> Operator:
+def _is_factor(operator: Operator) -> bool:
+    """Whether the operator multiplies by one positive number."""
+    return operator.kind == "Mul" and "scale" in operator.arrays and bool(operator.arrays["scale"] > 0)
+
+
+def _rounded(array: Array) -> Array:
+    with np.errstate(all="ignore"):  # numbers that are not finite are refused where they arise
+        return array.astype(np.float32)
+
+
+def _with_factor(arrays: Mapping[str, Array], factor: Operator) -> dict[str, Array]:
+    return {name: array * float(factor.arrays["scale"]) for name, array in arrays.items()}
+
+
+def _with_norm(layer: Operator, arrays: Mapping[str, Array], norm: Operator) -> dict[str, Array]:
     gamma, beta, mean, variance = (norm.arrays[name].astype(float) for name in ("gamma", "beta", "mean", "variance"))
-    weight = layer.arrays["weight"].astype(float)
-    bias = layer.arrays["bias"].astype(float) if "bias" in layer.arrays else 0.0
+    weight = arrays["weight"]
     with np.errstate(all="ignore"):  # numbers that are not finite are refused below
         factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])
-        arrays = {
-            "weight": (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),
-            "bias": ((bias - mean) * factor + beta).astype(np.float32),
+        folded = {
+            "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
+            "bias": (arrays.get("bias", 0.0) - mean) * factor + beta,
         }
-    if not all(np.isfinite(array).all() for array in arrays.values()):
+    if not all(np.isfinite(_rounded(array)).all() for array in folded.values()):
         raise InputError(
             f"{norm.layer} cannot be folded: with its smallest variance {variance.min():.3g} and eps "
             f"{norm.attributes['epsilon']:.3g} the weights of {layer.layer} become infinite or NaN; "
             "export without folding batch norms"
         )
-    return replace(layer, arrays=arrays)
+    return folded

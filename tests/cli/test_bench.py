@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +306,12 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     assert all(20e6 < one[name] <= four[name] for name in ("paddle", "torch", "onnx"))
     assert result["peak_memory_bytes"] == four
     assert four["onnx"] < four["torch"], "its process has no framework in it"
-    assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
+    text = " ".join(markdown(result).split())  # without the breaks of long lines
+    assert f"{four['onnx'] / 1e9:.2f} GB |" in text
+    assert result["versions"]["onnx"] == {"onnxruntime": version("onnxruntime")}
+    assert f"onnxruntime {version('onnxruntime')}" in text
+    assert result["optimised_operators"]["MaxPool"] == 5 and "BatchNormalization" not in result["optimised_operators"]
+    assert "- Operators that ONNX Runtime runs:" in text and "MaxPool 5" in text
 
 
 ACCURACY = ["accuracy", "--network", "lenet@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]

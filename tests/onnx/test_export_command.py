@@ -88,7 +88,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory, real_cifar10: data.Dataset
         }
         if framework == "torch":
             wanted |= {
-                "table": ["--run", f"{run}", "--output", "table.onnx"],
+                "table": ["--run", f"{run}", "--output", "table.onnx", "--show-optimised"],
                 "best": ["--weights", f"{run / 'best.safetensors'}", "--output", "best.onnx", "--json"],
                 "fresh": ["--weights", "fresh.safetensors", "--output", "fresh.onnx", "--json"],
             }
@@ -287,6 +287,9 @@ def test_users_see_what_was_exported_by_which_framework_and_a_table(run: Path, s
     assert told.splitlines()[0].endswith(":")
     assert re.search(r"Conv {30,}8\n", told)
     assert "Written: table.onnx, checked against PyTorch" in told
+    assert f"ONNX Runtime {version('onnxruntime')} runs:" in told and re.search(
+        r"^  Conv\+Relu +8$", told, re.MULTILINE
+    )
 
 
 def test_fresh_weights_are_named_with_their_seed(framework: str, process: FrameworkProcess, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
-from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
+from parity.network.nodes import Branches, Conv, Dropout, Flatten, Linear, ReLU, Tanh
 from parity.onnx import graph_reader, graph_writer, operators, sessions
 from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session
@@ -146,12 +146,35 @@ def test_preprocessing_in_the_graph_equals_preprocessing_outside(how: Preprocess
     assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
 
 
-def test_folding_removes_every_batch_norm_after_a_layer_and_changes_only_rounding(model: ModelProto) -> None:
+def test_folding_removes_batch_norms_and_factors_and_changes_only_rounding(model: ModelProto) -> None:
     folded = operators.fold_batch_norms(CHAIN)
-    assert "BatchNormalization" not in {operator.kind for operator in folded}
-    assert len(CHAIN) - len(folded) == 5
+    assert [operator for operator in folded if operator.kind in ("BatchNormalization", "Mul")] == []
+    assert len(CHAIN) - len(folded) == sum(operator.kind in ("BatchNormalization", "Mul") for operator in CHAIN) > 5
     made = graph_writer.write(network(), folded)
     assert relative_l2(sessions.run(model, pixels(8)), sessions.run(made, pixels(8))) < 2e-6
+
+
+def test_a_factor_stays_where_it_cannot_come_before_what_it_follows() -> None:
+    nodes = (
+        Conv("conv", 4),
+        Tanh("tanh"),
+        Dropout("bent", 0.5, "downscale_in_infer"),
+        Conv("shared", 4),
+        ReLU("relu"),
+        Branches("both", ((Dropout("branch", 0.2, "downscale_in_infer"),), (ReLU("whole"),))),
+        Flatten("flatten"),
+        Linear("fc", 3),
+        Dropout("last", 0.3, "downscale_in_infer"),
+    )
+    net = Network("factors", (3, 4, 4), nodes)
+    chain = operators.operators(net, weights_of(net))
+    folded = operators.fold_batch_norms(chain)
+    assert [operator.layer for operator in folded if operator.kind == "Mul"] == ["bent", "branch"]
+    factor = chain[-1].arrays["scale"].astype(float)
+    for name, array in chain[-2].arrays.items():
+        assert np.array_equal(folded[-1].arrays[name], (array * factor).astype(np.float32)), name
+    images = pixels(3, (3, 4, 4))
+    assert relative_l2(*(sessions.run(graph_writer.write(net, made), images) for made in (chain, folded))) < 2e-6
 
 
 @pytest.mark.parametrize(("name", "value"), [("variance", -1.0), ("variance", np.nan), ("gamma", 3e38)])

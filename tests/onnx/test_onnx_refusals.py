@@ -486,6 +486,19 @@ def test_the_sizes_of_a_window_are_distinguished() -> None:
             export(right, replace(net, nodes=(LRN("norm", size + 1), *net.nodes[1:])), weights_of(net))
 
 
+@pytest.mark.parametrize(("step", "read"), [("norm.fourth_root", "norm.shifted"), ("norm.root", "norm.scaled")])
+def test_other_roots_than_those_of_a_normalisation_are_refused(step: str, read: str) -> None:
+    net = Network("roots", (7, 4, 4), (LRN("norm"), Flatten("flatten"), Linear("fc", 3)))
+    right = graph_writer.write(net, operators.operators(net, weights_of(net))).SerializeToString()
+    export(right, net, weights_of(net))
+
+    def change(model: ModelProto) -> None:
+        next(node for node in model.graph.node if node.name == step).input[0] = read
+
+    with pytest.raises(NotTheNetwork, match="norm"):
+        export(changed(right, change), net, weights_of(net))
+
+
 def test_a_layer_of_a_kind_that_exports_do_not_support_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(operators.SPELLED, LRN)
     with pytest.raises(InputError, match="layer norm is of kind LRN"):
