@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +15,7 @@ from paddle import Tensor
 from parity.arrays import Array
 from parity.modules.interpolation import axis_weights
 
-NORMS = {"layer_norm": "epsilon", "group_norm": "epsilon", "instance_norm": "eps", "rms_norm": "eps"}
-"""Norms in `paddle.nn.functional` -> their argument eps."""
+NORMS = ("layer_norm", "group_norm", "instance_norm", "rms_norm")
 
 _EPS = 3
 """The place of eps among the arguments of the operators of these norms."""
@@ -31,20 +29,6 @@ _SAME_SLOPE = 1e-6
 Formula = Callable[..., Tensor | None]
 
 
-def substitutes() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Functions of the framework -> the same, with exact scalars. They also serve static graphs, which call no operator."""
-    norms = {getattr(F, name): word for name, word in NORMS.items() if hasattr(F, name)}
-    found: dict[Callable[..., Any], Callable[..., Any]] = {
-        function: functools.partial(_norm, function, inspect.signature(function), word)
-        for function, word in norms.items()
-    }
-    formulas = {name: FORMULAS[name] for name in FUNCTIONS} | {"rrelu": _rrelu_of_a_function}
-    for name, formula in formulas.items():
-        function = getattr(F, name, None) or getattr(paddle, name)
-        found[function] = functools.partial(_computed, function, inspect.signature(function), formula)
-    return found
-
-
 def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[], bool]) -> Callable[..., Any]:
     """Return the operator `name` with exact scalars. A model may hold a function that calls it, as an attribute, or call it itself.
 
@@ -55,13 +39,12 @@ def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[],
     if name in NORMS:
         return functools.partial(_norm_operator, original)
     own = name.removesuffix("_")
-    formula = FORMULAS.get(own) or KERNELS.get(own)
-    if not formula:
+    if not (own in FORMULAS or own in KERNELS or own in GRAPHS):
         return original
 
     def operator(*given: Any, **named: Any) -> Any:
         is_plain = all(value is None for value in named.values())  # `out` is None
-        result = _formula(formula, given, own in KERNELS) if is_plain else None
+        result = exact_result(own, given) if is_plain else None
         if result is None:
             return original(*given, **named)
         return paddle.assign(result, given[0]) if own != name else result
@@ -69,32 +52,37 @@ def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[],
     return operator
 
 
-def _scaled(x: Tensor, eps: Any) -> tuple[Tensor, Any]:
+def exact_result(name: str, values: Sequence[Any]) -> Tensor | None:
+    """Return the result of the operator `name` with the arguments `values` by its formula; None: its kernel is to compute.
+
+    It is for float64, if one of the values is a scalar that float32 rounds, or always where a kernel holds constants in float32.
+    """
+    if getattr(values[0], "dtype", None) != paddle.float64:
+        return None
+    formula = FORMULAS.get(name) or KERNELS.get(name)
+    if name in GRAPHS and not paddle.in_dynamic_mode():
+        formula = GRAPHS[name]
+    rounded = name in KERNELS or any(isinstance(value, float) and float(np.float32(value)) != value for value in values)
+    return formula(*values) if formula and rounded else None
+
+
+def scaled(x: Tensor, eps: Any) -> tuple[Tensor, Any]:
     """Return `x` times a factor near 1, and eps in float32: their norm is that of `x` with `eps`."""
     factor, rounded = _factor(x, eps)
     return (x, eps) if factor == 1 else (x * _number(factor), rounded)
 
 
 def _factor(x: Tensor, eps: Any) -> tuple[float, Any]:
-    """Return the factor and the eps of `_scaled`."""
+    """Return the factor and the eps of `scaled`."""
     if x.dtype != paddle.float64 or not isinstance(eps, float):
         return 1.0, eps
     rounded = float(np.float32(eps))
     return (1.0, eps) if rounded == eps or rounded <= 0 else ((rounded / eps) ** 0.5, rounded)
 
 
-def _norm(original: Callable[..., Any], signature: inspect.Signature, word: str, /, *given: Any, **named: Any) -> Any:
-    call = signature.bind(*given, **named)
-    call.apply_defaults()
-    first = next(iter(call.arguments))
-    if call.arguments.get("use_input_stats", True):
-        call.arguments[first], call.arguments[word] = _scaled(call.arguments[first], call.arguments[word])
-    return original(*call.args, **call.kwargs)
-
-
 def _norm_operator(original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
     if len(given) > _EPS:
-        x, eps = _scaled(given[0], given[_EPS])
+        x, eps = scaled(given[0], given[_EPS])
         given = (x, *given[1:_EPS], eps, *given[_EPS + 1 :])
     return original(*given, **named)
 
@@ -120,22 +108,22 @@ def _batch_norm(original: Callable[..., Any], rounds: Callable[[], bool], /, *gi
     return results
 
 
-def _computed(
-    original: Callable[..., Any], signature: inspect.Signature, formula: Formula, /, *given: Any, **named: Any
-) -> Any:
-    call = signature.bind(*given, **named)
-    call.apply_defaults()
-    values = [value for word, value in call.arguments.items() if word not in ("name", "out")]
-    result = _formula(formula, values)
-    return original(*given, **named) if result is None else result
+def exact_tensor(array: Array) -> Tensor:
+    """Return a tensor of float64 numbers, also in a graph."""
+    if paddle.in_dynamic_mode():
+        return paddle.to_tensor(array)
+    # DIFFERS: a graph of version 2 holds arrays in float32.
+    first, *others = (paddle.assign(part).astype("float64").reshape(list(part.shape)) for part in float32_parts(array))
+    return sum(others, first)
 
 
-def _formula(formula: Formula, values: Sequence[Any], always: bool = False) -> Tensor | None:
-    """The result of a formula in float64, if one of its values is a scalar that float32 rounds, or `always`; else None."""
-    if getattr(values[0], "dtype", None) != paddle.float64:
-        return None
-    rounded = always or any(isinstance(value, float) and float(np.float32(value)) != value for value in values)
-    return formula(*values) if rounded else None
+def float32_parts(array: Any) -> list[Array]:
+    """Return float32 arrays whose exact sum is the float64 array."""
+    parts, rest = [], np.asarray(array, np.float64)
+    for _ in range(3):
+        parts.append(np.asarray(rest, np.float32))
+        rest = np.asarray(rest - parts[-1])
+    return parts
 
 
 def _number(value: float) -> Tensor:
@@ -197,10 +185,6 @@ def _rrelu(x: Tensor, lower: float, upper: float, is_test: bool) -> Tensor | Non
     return _leaky_relu(x, (lower + upper) / 2) if is_test else None
 
 
-def _rrelu_of_a_function(x: Tensor, lower: float, upper: float, training: bool) -> Tensor | None:
-    return _rrelu(x, lower, upper, not training)
-
-
 def _stanh(x: Tensor, scale_a: float, scale_b: float) -> Tensor:
     return _number(scale_b) * paddle.tanh(_number(scale_a) * x)
 
@@ -216,11 +200,25 @@ def _logit(x: Tensor, eps: float | None) -> Tensor:
 
 
 def _scale(x: Tensor, scale: float, bias: float, bias_after_scale: bool) -> Tensor | None:
-    if isinstance(scale, Tensor) or not bias:
-        return None  # the kernel is exact
+    return _scale_in_graph(x, scale, bias, bias_after_scale) if bias else None  # without bias, the kernel is exact
+
+
+def _scale_in_graph(x: Tensor, scale: float, bias: float, bias_after_scale: bool) -> Tensor | None:
+    if not isinstance(scale, float | int):
+        return None  # a tensor: the kernel is exact
+    if not bias:
+        return x * _number(scale)
     if not bias_after_scale:
         return (x + _number(bias)) * _number(scale)
     return x * _number(scale) + _number(bias)
+
+
+def _clip_in_graph(x: Tensor, low: float, high: float) -> Tensor | None:
+    return _hardtanh(x, low, high) if isinstance(low, float | int) and isinstance(high, float | int) else None
+
+
+def _full_like_in_graph(x: Tensor, value: float, dtype: Any = None, *place: Any) -> Tensor | None:
+    return _constant(x, value).detach() if dtype in (None, -1, paddle.float64) else None
 
 
 def _pow(x: Tensor, exponent: float) -> Tensor:
@@ -238,15 +236,15 @@ def _huber_loss(x: Tensor, label: Tensor, delta: float) -> Tensor:
 
 
 def _pad(x: Tensor, paddings: Any, value: float) -> Tensor:
-    inside = paddle._C_ops.pad(paddle.ones_like(x).detach(), paddings, 0.0)
-    return paddle._C_ops.pad(x, paddings, 0.0) + (1 - inside) * _number(value)
+    inside = F.pad(paddle.ones_like(x).detach(), paddings, value=0.0)
+    return F.pad(x, paddings, value=0.0) + (1 - inside) * _number(value)
 
 
 def _pad3d(x: Tensor, paddings: Any, mode: str, value: float, layout: str) -> Tensor | None:
     if mode != "constant":
         return None
-    inside = paddle._C_ops.pad3d(paddle.ones_like(x).detach(), paddings, mode, 0.0, layout)
-    return paddle._C_ops.pad3d(x, paddings, mode, 0.0, layout) + (1 - inside) * _number(value)
+    inside = F.pad(paddle.ones_like(x).detach(), paddings, value=0.0, data_format=layout)
+    return F.pad(x, paddings, value=0.0, data_format=layout) + (1 - inside) * _number(value)
 
 
 def _p_norm(x: Tensor, p: float, axis: int, epsilon: float, keepdim: bool, as_vector: bool) -> Tensor | None:
@@ -303,7 +301,7 @@ def _interpolated(
     if all(np.array_equal(one, one.astype(np.float32)) for one in weights.values()):
         return None  # the kernel is exact
     for axis, matrix in weights.items():
-        last = paddle.matmul(paddle.moveaxis(x, axis, -1), paddle.to_tensor(matrix.T))
+        last = paddle.matmul(paddle.moveaxis(x, axis, -1), exact_tensor(matrix.T))
         x = paddle.moveaxis(last, -1, axis)
     return x
 
@@ -341,8 +339,5 @@ KERNELS: dict[str, Formula] = {
 }
 """Operators whose kernels hold constants in float32, or add one, whatever their scalars -> formulas, as in `FORMULAS`."""
 
-FUNCTIONS = (
-    "elu", "celu", "selu", "leaky_relu", "hardtanh", "hardsigmoid", "thresholded_relu", "softshrink", "softplus",
-    "label_smooth", "stanh", "logit", "pow", "addmm",
-)  # fmt: skip
-"""Operators of `FORMULAS` that have a function of the same name and arguments."""
+GRAPHS: dict[str, Formula] = {"scale": _scale_in_graph, "clip": _clip_in_graph, "full_like": _full_like_in_graph}
+"""Operators whose kernels are exact, but not their numbers in a static graph -> formulas for graphs, as in `FORMULAS`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
+from paddle.base import core
+from paddle.base.data_feeder import check_dtype
+from paddle.jit.sot.psdb import breakgraph
 from paddle.nn import clip
 
-from paddle_impl.exact_functions import exact_operator, substitutes
+from paddle_impl.exact_functions import exact_operator, exact_tensor
+from paddle_impl.exact_graphs import exact_graphs
 from paddle_impl.half_kernels import METHODS, rounding
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
@@ -38,7 +44,6 @@ def replacements(
     `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. `scale(p)` notes a dropout that
     scales in inference. `rounds()`: batch norms round eps and momentum to float32.
     """
-    exact = substitutes()
     pools = {name: getattr(F, name) for axes in (1, 2, 3) for name in (f"avg_pool{axes}d", f"adaptive_avg_pool{axes}d")}
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw, scale),
@@ -48,8 +53,9 @@ def replacements(
         F.nll_loss: functools.partial(_nll_loss, F.nll_loss),
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
-        **exact,
-        F.label_smooth: functools.partial(_label_smooth, exact[F.label_smooth]),
+        F.label_smooth: functools.partial(_label_smooth, F.label_smooth),
+        paddle.assign: functools.partial(_assign, paddle.assign),
+        check_dtype: functools.partial(_check_dtype, check_dtype),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 
@@ -104,6 +110,18 @@ def _label_smooth(
     # DIFFERS: cross_entropy smooths labels in float32 for scores of every dtype.
     label = label.astype("float64") if paddle.get_default_dtype() == "float64" else label
     return original(label, prior_dist, epsilon, name)
+
+
+def _assign(original: Callable[..., Tensor], x: Any, output: Tensor | None = None) -> Tensor:
+    """Copy a tensor, or make one of an array, which keeps its float64 numbers in a graph, too."""
+    is_rounded = isinstance(x, np.ndarray) and x.dtype == np.float64 and not paddle.in_dynamic_mode()
+    return original(exact_tensor(x) if is_rounded else x, output)
+
+
+def _check_dtype(original: Callable[..., None], dtype: Any, name: str, expected: Sequence[str], *given: Any) -> None:
+    """Let functions of graphs compute in float64 where they check for float32, as they do outside of graphs."""
+    if dtype != paddle.float64 or "float32" not in expected:
+        original(dtype, name, expected, *given)
 
 
 def _clip_by_norm(original: Callable[..., Tensor], x: Tensor, max_norm: float, name: str | None = None) -> Tensor:
@@ -202,7 +220,7 @@ def _nll_loss(
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
     """The multipliers of a dropout that draws along `axes`, and shares each number along all other axes."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
-    return paddle.to_tensor(draw(int(np.prod(shape)), p).reshape(shape), dtype=x.dtype)
+    return exact_tensor(draw(int(np.prod(shape)), p).reshape(shape)).astype(x.dtype)
 
 
 def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named: Any) -> Tensor:
@@ -217,7 +235,7 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
     repair = repairs(pool, call.arguments, x.shape, out.shape)
     if repair is None:
         return out
-    factor = paddle.to_tensor(repair)
+    factor = exact_tensor(repair)
     return out * factor + (out * (1 - factor)).detach()
 
 
@@ -375,9 +393,19 @@ def note_rounding(dtype: str, device: str) -> str:
     )
 
 
+for _package in ("paddle_impl", "parity"):
+    # DIFFERS: code of these packages that a compiled model calls would be compiled, too.
+    core.eval_frame_skip_file_prefix((f"{Path(__file__).parents[1] / _package}{os.sep}",))
+
+
 def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that runs as it is, between two compiled parts, where a compiled model calls it."""
-    return function
+
+    def run(*given: Any, **named: Any) -> Any:
+        breakgraph()  # DIFFERS: without it, bytecode of the function would become a part of the graph.
+        return function(*given, **named)
+
+    return paddle.jit.not_to_static(run)
 
 
 _EXACT = ("add", "subtract", "pow", "remainder")
@@ -393,7 +421,7 @@ def prepared_process() -> Iterator[None]:
         rounded = rounding(kind, operator)
         setattr(Tensor, name, _exactly(rounded) if kind in _EXACT else rounded)
     try:
-        with paddle.enable_grad():
+        with paddle.enable_grad(), exact_graphs():
             yield
     finally:
         for name, (_, operator) in operators.items():

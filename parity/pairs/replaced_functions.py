@@ -37,7 +37,8 @@ def replace_everywhere(
 
     def replace(names: dict[str, Any], deep: bool) -> None:
         for name, value in list(names.items()):
-            is_held = deep and type(value) in HOLDERS
+            # Each module holds all built-in functions as __builtins__.
+            is_held = deep and type(value) in HOLDERS and not name.startswith("__")
             new = _substitute(value, by_identity) if is_held else by_identity.get(id(value), value)
             if new is not value:
                 names[name] = new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import paddle
 from paddle import Tensor, nn
@@ -95,6 +95,30 @@ class Batched(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(self.body(x)))
+
+
+class Together(nn.Layer):
+    """Several functions of the output of one layer."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2D(3, 4, 3, padding=1), nn.Linear(4, 3)
+        self.acts = [functions(0.1)[kind] for kind in kinds]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(0.3 * sum(function(x).mean((2, 3)) for function in self.acts))
+
+
+def static_together(kinds: Sequence[str], full_graph: bool = True) -> Together:
+    """A static graph with several functions, and a specification of inputs that does not fit those of a comparison."""
+    specification = [paddle.static.InputSpec([None, 3, None, None], "float32")] if full_graph else None
+    return paddle.jit.to_static(Together(kinds), input_spec=specification, full_graph=full_graph)
+
+
+def static_computed(kind: str, scalar: float) -> Computed:
+    """A static graph with one function."""
+    return paddle.jit.to_static(Computed(kind, scalar), full_graph=True)
 
 
 def static(eps: float) -> Batched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,19 @@ class Computed(nn.Module):
         for function in self.acts.values():
             x = function(x)
         return self.head(x.mean((2, 3)))
+
+
+class Together(nn.Module):
+    """Several functions of the output of one layer."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+        self.acts = [functions(0.1)[kind] for kind in kinds]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(0.3 * sum(function(x).mean((2, 3)) for function in self.acts))
 
 
 class BatchByHand(nn.Module):

@@ -57,6 +57,19 @@ def test_a_flaw_of_a_batch_norm_written_by_hand_is_found(compare_pair: ComparePa
     assert outcome.first and outcome.first.phase == phase, outcome.sentence()
 
 
+@pytest.mark.parametrize("full_graph", [True, False])
+def test_scalars_in_a_static_graph_are_equal(compare_pair: ComparePair, full_graph: bool) -> None:
+    kinds = [kind for kind in KINDS if kind != "dropout"]  # a model that draws trains uncompiled
+    outcome = compare(compare_pair, f"Together({kinds})", f"static_together({kinds}, {full_graph})", "2,3,6,7")
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize("kind", ["scale", "bilinear"])
+def test_another_scalar_in_a_static_graph_is_found(compare_pair: ComparePair, kind: str) -> None:
+    outcome = compare(compare_pair, f"Computed({kind!r})", f"static_computed({kind!r}, 0.1000001)", "2,3,6,7")
+    assert outcome.first and outcome.first.phase == "eval", outcome.sentence()
+
+
 def test_a_batch_norm_in_a_static_graph_is_equal(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Batched(False, 1e-5)", "static(1e-5)", "5,6")
     assert outcome.verdict == "equal", outcome.sentence()
