@@ -12,6 +12,7 @@ from parity.recipe import precision
 os.environ.update({name: value for name, value in machine.torch_environment().items() if name not in os.environ})
 
 import torch
+import torch.nn.functional as F
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:
@@ -86,11 +87,16 @@ def versions() -> dict[str, str]:
 def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 8) -> float:
     """The highest GFLOP/s of `times` products of square matrices in `dtype` (2 * size**3 operations each), measured on `device` now."""
     a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu").to(getattr(torch, dtype))
+    # DIFFERS: as a convolution of 1 by 1, the product runs in oneDNN. On AMD's processors, that is twice as fast as MKL's float32.
+    pixels, kernel = (
+        a.view(shape).contiguous(memory_format=torch.channels_last) for shape in ((1, size, -1, 32), (size, size, 1, 1))
+    )
     seconds = []
     for _ in range(times):
-        started = time.perf_counter()
-        (a @ a)[0, 0].item()
-        seconds.append(time.perf_counter() - started)
+        for multiply, factors in ((torch.mm, (a, a)), (F.conv2d, (pixels, kernel))):
+            started = time.perf_counter()
+            multiply(*factors).flatten()[0].item()
+            seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds) / 1e9
 
 

@@ -29,7 +29,7 @@ def start_log(command: str) -> dict[str, Any]:
 def describe_conditions(result: Mapping[str, Any], rounds: int) -> dict[str, str]:
     """Return the conditions in the log `result` of `rounds` rounds as text. Older logs lack some, whose text is then empty."""
     load = f", load average before: {result['load_before']}" if "load_before" in result else ""
-    versions = [f"{name} {_version(name, found)}" for name, found in result.get("versions", {}).items()]
+    versions = [_version(name, found) for name, found in result.get("versions", {}).items()]
     return {
         "Measured": f"{counted(rounds, 'round')}, started {result['started']}{load}",
         "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
@@ -39,5 +39,7 @@ def describe_conditions(result: Mapping[str, Any], rounds: int) -> dict[str, str
 
 
 def _version(contestant: str, versions: Mapping[str, str]) -> str:
-    name = contestant.split(maxsplit=1)[0]
-    return versions[PACKAGES.get(name, name)]
+    """Return what has which version: a contestant, or its package where their names differ."""
+    name, *variant = contestant.split(maxsplit=1)
+    package = PACKAGES.get(name, name)
+    return " ".join([package, *variant, versions[package]])

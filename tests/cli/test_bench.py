@@ -301,7 +301,7 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     result = json.loads(capsys.readouterr().out)
     assert list(result["tables"]) == ["1 image at a time", "4 images at a time"]
     assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
-    assert set(result["versions"]["onnx"]) == {"onnxruntime"} and ", onnx 1." in markdown(result)
+    assert set(result["versions"]["onnx"]) == {"onnxruntime"} and ", onnxruntime 1." in markdown(result)
     one, four = (table["peak_memory_bytes"] for table in result["tables"].values())
     assert all(20e6 < one[name] <= four[name] for name in ("paddle", "torch", "onnx"))
     assert result["peak_memory_bytes"] == four
