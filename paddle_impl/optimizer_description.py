@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor
+from paddle.base.layer_helper import LayerHelper
 from paddle.regularizer import L1Decay, L2Decay
 
 from paddle_impl.optimizer_steps import groups_of, trained
@@ -94,6 +95,24 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) ->
         found[canonical.get(key, key)] = (array.astype("float32") if half else array).numpy()
     updates = _updates(optimizer, parameter)
     return found if updates is None else {**found, "updates": np.array(updates)}
+
+
+def restore_optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, parameter: Tensor, state: Mapping[str, Array]
+) -> None:
+    """Give an SGD, Adam or AdamW the state of one parameter, by canonical slot, in the parameter's layout."""
+    # DIFFERS: accumulators are made in the first step, with these lines; there is no public function for it.
+    optimizer.helper = optimizer.helper or LayerHelper(type(optimizer).__name__)
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), [parameter])
+    canonical = STATE[_kind(optimizer)]
+    for key, tensors in getattr(optimizer, "_accumulators", {}).items():
+        if key in _POWERS and "updates" in state:
+            array = np.full(1, float(getattr(optimizer, _POWERS[key])) ** (float(state["updates"].item()) + 1))
+        elif canonical.get(key) in state:
+            array = state[canonical[key]]
+        else:
+            continue
+        tensors[parameter.name].set_value(paddle.to_tensor(array).astype(tensors[parameter.name].dtype))
 
 
 def _kind(optimizer: paddle.optimizer.Optimizer) -> str:

@@ -80,6 +80,19 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict
     return found
 
 
+def restore_optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor, state: Mapping[str, Array]) -> None:
+    """Give an SGD, Adam or AdamW the state of one parameter, by canonical slot, in the parameter's layout."""
+    held = optimizer.state[parameter]
+    for key, slot in STATE[_kind(optimizer)].items():
+        if slot == "updates" and slot in state:
+            group = next(group for group in groups_of(optimizer) if any(p is parameter for p in group["params"]))
+            on_device = group.get("fused") or group.get("capturable")
+            count = float(state[slot].item())
+            held[key] = torch.tensor(count, dtype=torch.float32, device=parameter.device if on_device else "cpu")
+        elif slot in state:
+            held[key] = torch.zeros_like(parameter, requires_grad=False).copy_(torch.from_numpy(state[slot]))
+
+
 def _kind(optimizer: torch.optim.Optimizer) -> str:
     return kind_of(optimizer, "torch.optim")
 

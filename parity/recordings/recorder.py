@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
-import math
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from parity.modules.recording import Watch
 from parity.pairs.compare_models import is_model
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.replaced_functions import observing
+from parity.recipe.optimizer_description import OptimizerDescription
 from parity.recordings.recording import (
     DESCRIPTION,
     FORMAT,
@@ -155,6 +155,8 @@ class Recorder:
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
         self._file: TensorWriter | None = None
+        self.described = OptimizerDescription("", "")
+        """The optimizer in its last step."""
         self._slots: Sequence[str] = ()
         self._last = 0
         with contextlib.ExitStack() as undo:
@@ -322,15 +324,21 @@ class Recorder:
             self.model.begin(self._file)
             if self._last != self.number - 1 or not self._last:
                 self._write_weights("start")
-                self._slots = self._list_slots()
+                self._slots = self._write_state()
         return self._file
 
-    def _list_slots(self) -> Sequence[str]:
-        """Return what the optimizer keeps for its smallest parameter."""
-        trained = [tensor for tensor in self.model.tensors().values() if self.backend.is_trained(tensor)]
-        if not trained or not isinstance(self.optimizer, self.backend.OPTIMIZER):
-            return ()
-        return sorted(self.backend.optimizer_state(self.optimizer, min(trained, key=lambda t: math.prod(t.shape))))
+    def _write_state(self) -> Sequence[str]:
+        """Write what the optimizer keeps for each parameter, and return the slots of the first one that has any."""
+        slots: Sequence[str] = ()
+        for name, tensor in self.model.tensors().items():
+            if self.backend.is_trained(tensor) and isinstance(self.optimizer, self.backend.OPTIMIZER):
+                state = self.backend.optimizer_state(self.optimizer, tensor)
+                if not np.any(state.get("updates", state.get("step", 1))):
+                    continue  # PyTorch's Adagrad makes its state before the first step
+                slots = slots or sorted(state)
+                for slot, array in state.items():
+                    self._write(f"state/{slot}/{name}", array)
+        return slots
 
     def _write_weights(self, prefix: str) -> None:
         for name, tensor in self.model.tensors().items():
@@ -375,7 +383,7 @@ class Recorder:
             self._begun()
             self._write_gradients(scale)
             names = {id(tensor): name for name, tensor in self.model.tensors().items()}
-            self._described = self.backend.describe_optimizer(self.optimizer, names).to_json()
+            self.described = self.backend.describe_optimizer(self.optimizer, names)
 
     def _after_step(self) -> None:
         if self.is_wanted:
@@ -402,7 +410,7 @@ class Recorder:
             "calls": watch.calls,
             "draws": watch.draws,
             "dtypes": sorted(self.model.dtypes),
-            "optimizer": self._described,
+            "optimizer": self.described.to_json(),
             "clips": self.clips,
             "slots": self._slots,
         }

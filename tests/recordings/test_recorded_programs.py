@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,95 @@ def test_an_optimizer_that_somebody_wrote_is_judged_by_its_updates(tmp_path: Pat
     assert "optimizer: PyTorch OwnDescent, Paddle SGD" in outcome.conditions
     assert outcome.verdict == ("equal" if rate == 0.1 else "different"), outcome.sentence()
     assert outcome.optimizers == ([] if rate == 0.1 else ["learning rate: PyTorch 0.1, Paddle 0.2 at all 6 parameters"])
+
+
+class PaddleLinear(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = paddle.nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return PF.tanh(self.fc(x))
+
+
+class TorchLinear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(self.fc(x))
+
+
+OPTIMIZERS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "adamw": {
+        "torch": lambda net: torch.optim.AdamW(net.parameters(), 0.1, (0.8, 0.9), weight_decay=0.1),
+        "paddle": lambda net: paddle.optimizer.AdamW(0.1, 0.8, 0.9, 1e-8, net.parameters(), 0.1),
+    },
+    "adagrad": {
+        "torch": lambda net: torch.optim.Adagrad(net.parameters(), 0.1, eps=1e-6),
+        "paddle": lambda net: paddle.optimizer.Adagrad(0.1, 1e-6, net.parameters()),
+    },
+}
+NETS: dict[str, Callable[[], Any]] = {"torch": TorchLinear, "paddle": PaddleLinear}
+
+
+def train_linear(net: Any, optimizer: Any, steps: Iterable[Any], rates: Sequence[float] = ()) -> None:
+    """Train on `steps` of a replay or a range; `rates` are those of the steps."""
+    for number, step in enumerate(steps):
+        if rates:
+            optimizer.param_groups[0]["lr"] = rates[number]
+        numbers = np.random.default_rng(number).standard_normal((4, 3)).astype(np.float32)
+        made = torch.from_numpy if isinstance(net, torch.nn.Module) else paddle.to_tensor
+        (net(made(numbers) if isinstance(step, int) else step.inputs[0]) ** 2).sum().backward()
+        optimizer.step()
+        (optimizer.zero_grad if isinstance(net, torch.nn.Module) else optimizer.clear_grad)()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(("recorded", "replayed"), [("torch", "paddle"), ("paddle", "torch"), ("paddle", "paddle")])
+def test_a_replay_restores_an_adam_and_warns_of_others(tmp_path: Path, kind: str, recorded: str, replayed: str) -> None:
+    net, other = NETS[recorded](), NETS[replayed]()
+    optimizer, own = OPTIMIZERS[kind][recorded](net), OPTIMIZERS[kind][replayed](other)
+    train_linear(net, optimizer, range(2))
+    with parity.record(net, optimizer, tmp_path / "late"):
+        train_linear(net, optimizer, range(3))
+    is_restored = kind == "adamw"
+    warned = contextlib.nullcontext() if is_restored else pytest.warns(UserWarning, match="late: the optimizer kept")
+    with warned, parity.replay(tmp_path / "late", other, own, output=tmp_path / "out") as steps:
+        train_linear(other, own, steps)
+    outcome = parity.compare_recordings(tmp_path / "late", tmp_path / "out")
+    assert any("state of the optimizer before step 1: " in text for text in outcome.conditions) != is_restored
+    assert outcome.verdict == ("equal" if is_restored else "different"), outcome.sentence()
+    assert is_restored or "cause: state of the optimizer before step 1: " in outcome.sentence()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_fresh_optimizer_has_no_state(tmp_path: Path, kind: str) -> None:
+    net, other = TorchLinear(), PaddleLinear()
+    optimizer, own = OPTIMIZERS[kind]["torch"](net), OPTIMIZERS[kind]["paddle"](other)
+    with parity.record(net, optimizer, tmp_path / "fresh"):
+        train_linear(net, optimizer, range(3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the optimizer kept")
+        with parity.replay(tmp_path / "fresh", other, own, output=tmp_path / "out") as steps:
+            train_linear(other, own, steps)
+    outcome = parity.compare_recordings(tmp_path / "fresh", tmp_path / "out")
+    assert outcome.verdict == "equal" and not outcome.conditions, outcome.sentence()
+
+
+@pytest.mark.parametrize("rates", [[0.3, 0.1], [0.3, 0.2]], ids=["by its step", "by the recorded step"])
+def test_a_schedule_that_gaps_put_out_of_step_is_said(tmp_path: Path, rates: list[float]) -> None:
+    net, other = TorchLinear(), TorchLinear()
+    optimizer, own = (torch.optim.SGD(one.parameters(), 0.1) for one in (net, other))
+    with parity.record(net, optimizer, tmp_path / "run", every=2):
+        train_linear(net, optimizer, range(3), [0.3, 0.1, 0.2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with parity.replay(tmp_path / "run", other, own, output=tmp_path / "out") as steps:
+            train_linear(other, own, steps, rates)
+    said = [str(one.message) for one in caught if "step 3 is the replay's step 2" in str(one.message)]
+    assert bool(said) == (rates[1] != 0.2)
 
 
 @pytest.mark.parametrize("is_same", [True, False])
