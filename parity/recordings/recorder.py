@@ -154,6 +154,7 @@ class Recorder:
         self.number, self.recorded, self.batches = 1, 0, 0
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
+        self.clipped: list[list[str]] = []
         self._file: TensorWriter | None = None
         self.described = OptimizerDescription("", "")
         """The optimizer in its last step."""
@@ -320,7 +321,7 @@ class Recorder:
         """Return the file of the current step, begun if necessary."""
         if self._file is None:
             self._file = TensorWriter(self.folder / step_name(self.number), self._room)
-            self.batches, self.losses, self.clips, self._slots = 0, [], [], ()
+            self.batches, self.losses, self.clips, self.clipped, self._slots = 0, [], [], [], ()
             self.model.begin(self._file)
             if self._last != self.number - 1 or not self._last:
                 self._write_weights("start")
@@ -354,10 +355,12 @@ class Recorder:
             value = self.backend.to_numpy(loss)
             self.losses.append(float(value.sum()) if value.size else 0.0)
 
-    def _clips(self, kind: str, limit: float) -> None:
+    def _clips(self, kind: str, limit: float, parameters: Sequence[Tensor]) -> None:
         if self.is_wanted and self._file:
             self._write_gradients(1.0)
             self.clips.append((kind, limit))
+            chosen = {id(parameter) for parameter in parameters}
+            self.clipped.append([name for name, tensor in self.model.tensors().items() if id(tensor) in chosen])
 
     def note_dropout(self, factors: Array, p: float) -> None:
         """Record the factors of a dropout."""
@@ -412,6 +415,7 @@ class Recorder:
             "dtypes": sorted(self.model.dtypes),
             "optimizer": self.described.to_json(),
             "clips": self.clips,
+            "clipped": self.clipped,
             "slots": self._slots,
         }
         used = self._file.close({"format": FORMAT, "step": json.dumps(fields)})

@@ -163,6 +163,7 @@ class StepDescription(ShortRepr):
         dtypes: The floating-point dtypes of recorded tensors.
         optimizer: The optimizer as data, see `OptimizerDescription.to_json`.
         clips: The clipping outside of the optimizer: kind and limit.
+        clipped: The parameters of each of `clips`; empty if they were not recorded.
         slots: What the optimizer kept for a parameter before the step, in the first step and after a gap.
     """
 
@@ -175,6 +176,7 @@ class StepDescription(ShortRepr):
     dtypes: Sequence[str]
     optimizer: Mapping[str, object]
     clips: Sequence[Sequence[str | float]] = field(default_factory=list)
+    clipped: Sequence[Sequence[str]] = field(default_factory=list)
     slots: Sequence[str] = field(default_factory=list)
 
     @cached_property
