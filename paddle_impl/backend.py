@@ -171,6 +171,11 @@ class Backend:
     def optimizer_state(self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> dict[str, Array]:
         return optimizer_description.optimizer_state(optimizer, parameter)
 
+    def restore_optimizer_state(
+        self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor, state: Mapping[str, Array]
+    ) -> None:
+        optimizer_description.restore_optimizer_state(optimizer, parameter, state)
+
     def parameters_of(self, optimizer: paddle.optimizer.Optimizer) -> Sequence[Tensor]:
         return optimizer_steps.parameters_of(optimizer)
 
@@ -263,6 +268,9 @@ class Backend:
                 and name not in module._non_persistable_buffer_names_set
             ):
                 yield name, tensor
+
+    def has_values(self, tensor: Tensor) -> bool:
+        return not tensor.size or bool(tensor._is_initialized())
 
     def is_trained(self, tensor: Tensor) -> bool:
         return not tensor.stop_gradient

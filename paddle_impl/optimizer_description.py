@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor
+from paddle.base.layer_helper import LayerHelper
 from paddle.regularizer import L1Decay, L2Decay
 
 from paddle_impl.optimizer_steps import groups_of, trained
@@ -21,6 +22,7 @@ from parity.recipe.optimizer_description import (
     family_of,
     kind_of,
     name_settings,
+    own_settings,
     plain_setting,
     without_effect,
 )
@@ -83,7 +85,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) ->
     """Return the state of one parameter by canonical slot (`parity.recipe.optimizer_description.SLOTS`); empty before the first step."""
     kind = _kind(optimizer)
     canonical, found = STATE.get(kind, {}), {}
-    for key, tensors in getattr(optimizer, "_accumulators", {}).items():
+    for key, tensors in _accumulators(optimizer).items():
         master = getattr(optimizer, "_master_weights", {}).get(parameter.name)
         tensor = tensors.get(parameter.name, None if master is None else tensors.get(master.name))
         # DIFFERS: without momentum, the last gradient is kept as a velocity that nothing uses.
@@ -94,6 +96,32 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) ->
         found[canonical.get(key, key)] = (array.astype("float32") if half else array).numpy()
     updates = _updates(optimizer, parameter)
     return found if updates is None else {**found, "updates": np.array(updates)}
+
+
+def restore_optimizer_state(
+    optimizer: paddle.optimizer.Optimizer, parameter: Tensor, state: Mapping[str, Array]
+) -> None:
+    """Give an SGD, Adam or AdamW the state of one parameter, by canonical slot, in the parameter's layout."""
+    # DIFFERS: accumulators are made in the first step, with these lines; there is no public function for it.
+    optimizer.helper = optimizer.helper or LayerHelper(type(optimizer).__name__)
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), [parameter])
+    canonical = STATE[_kind(optimizer)]
+    for key, tensors in _accumulators(optimizer).items():
+        if key in _POWERS and "updates" in state:
+            array = np.full(1, float(getattr(optimizer, _POWERS[key])) ** (float(state["updates"].item()) + 1))
+        elif canonical.get(key) in state:
+            array = state[canonical[key]]
+        else:
+            continue
+        tensors[parameter.name].set_value(paddle.to_tensor(array).astype(tensors[parameter.name].dtype))
+
+
+def _accumulators(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Mapping[str, Tensor]]:
+    """The slots, by the name of their parameter."""
+    # DIFFERS: an optimizer with a name puts it before those of its slots.
+    name = getattr(optimizer, "_name", None)
+    found = getattr(optimizer, "_accumulators", {})
+    return {key.removeprefix(f"{name}_") if name else key: tensors for key, tensors in found.items()}
 
 
 def _kind(optimizer: paddle.optimizer.Optimizer) -> str:
@@ -108,7 +136,7 @@ def _updates(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> float 
     """The number of updates of a parameter so far."""
     # DIFFERS: powers of the betas are kept instead of a count, and begin with the first power.
     for key, attribute in _POWERS.items():
-        tensors = getattr(optimizer, "_accumulators", {}).get(key, {})
+        tensors = _accumulators(optimizer).get(key, {})
         beta = getattr(optimizer, attribute, None)
         if parameter.name in tensors and isinstance(beta, float) and 0 < beta < 1:
             power = float(tensors[parameter.name].item())
@@ -126,7 +154,7 @@ def _settings(
     if kind not in STATE:
         default = getattr(optimizer, "_default_dict", {})
         found = {key: plain_setting(group.get(key, value)) for key, value in default.items() if key != "grad_clip"}
-        settings |= {key: value for key, value in found.items() if value}
+        settings |= own_settings(optimizer) | {key: value for key, value in found.items() if value}
     for attribute, name in NAMES.items():
         key = _IN_GROUPS.get(attribute, attribute.removeprefix("_"))
         if hasattr(optimizer, attribute) and (value := plain_setting(group.get(key, getattr(optimizer, attribute)))):

@@ -13,21 +13,6 @@ from paddle import Tensor
 from paddle.nn.clip import ClipGradBase
 from paddle.optimizer.lr import LRScheduler
 
-_SCALARS = (
-    "_beta1",
-    "_beta2",
-    "_epsilon",
-    "_rho",
-    "_momentum",
-    "_weight_decay",
-    "_regularization_coeff",
-    "_rescale_grad",
-    "_momentum_decay",
-    "_lamb_weight_decay",
-    "_learning_rate",
-)
-"""Attributes of optimizers that hold scalars."""
-
 
 def groups_of(optimizer: paddle.optimizer.Optimizer) -> Sequence[dict[str, Any]]:
     """Return the groups of parameters of an optimizer."""
@@ -64,11 +49,9 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
     if getattr(optimizer, "regularization", None) is not None:
         holders.append(vars(optimizer.regularization))
     for holder in holders:
-        for key in (*_SCALARS, "_coeff"):
-            if isinstance(holder.get(key), float):
-                holder[key] = float(np.float32(holder[key]))
+        holder.update({key: _rounded(value) for key, value in holder.items()})
     for group in (getattr(optimizer, "_default_dict", {}), *groups_of(optimizer)):
-        group.update({key: float(np.float32(value)) for key, value in group.items() if isinstance(value, float)})
+        group.update({key: _rounded(value) for key, value in group.items()})
     scheduler = scheduler_of(optimizer)
     rate = None if scheduler is None else scheduler.last_lr
     if scheduler is not None:
@@ -99,3 +82,9 @@ def watch_clipping(record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
         yield
     finally:
         ClipGradBase.__call__ = original
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(np.float32(value))
+    return tuple(map(_rounded, value)) if type(value) is tuple else value

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from parity import machine
 from parity.arrays import Array
@@ -165,6 +166,11 @@ class Backend:
     def optimizer_state(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
         return optimizer_description.optimizer_state(optimizer, parameter)
 
+    def restore_optimizer_state(
+        self, optimizer: torch.optim.Optimizer, parameter: Tensor, state: Mapping[str, Array]
+    ) -> None:
+        optimizer_description.restore_optimizer_state(optimizer, parameter, state)
+
     def parameters_of(self, optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
         return optimizer_steps.parameters_of(optimizer)
 
@@ -248,6 +254,9 @@ class Backend:
         for name, tensor in module._buffers.items():
             if tensor is not None and tensor.is_floating_point() and name not in module._non_persistent_buffers_set:
                 yield name, tensor
+
+    def has_values(self, tensor: Tensor) -> bool:
+        return not (is_lazy(tensor) or tensor.is_meta)
 
     def is_trained(self, tensor: Tensor) -> bool:
         return isinstance(tensor, nn.Parameter) and tensor.requires_grad

@@ -16,6 +16,7 @@ from parity.recipe.optimizer_description import (
     family_of,
     kind_of,
     name_settings,
+    own_settings,
     plain_setting,
     without_effect,
 )
@@ -60,7 +61,7 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str
     name, kind, family = type(optimizer).__name__, _kind(optimizer), _family(optimizer)
     base = base_of(optimizer, "torch.optim").__name__
     pairs = (
-        (parameter, _known_settings(family, base, group) if family in STATE else _plain_settings(group))
+        (parameter, _known_settings(family, base, group) if family in STATE else _plain_settings(optimizer, group))
         for group in groups_of(optimizer)
         for parameter in trained(group)
     )
@@ -78,6 +79,19 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict
             array = array.float() if array.dtype in (torch.bfloat16, torch.float16) else array
             found[canonical.get(key, key)] = array.numpy().copy()
     return found
+
+
+def restore_optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor, state: Mapping[str, Array]) -> None:
+    """Give an SGD, Adam or AdamW the state of one parameter, by canonical slot, in the parameter's layout."""
+    held = optimizer.state[parameter]
+    for key, slot in STATE[_kind(optimizer)].items():
+        if slot == "updates" and slot in state:
+            group = next(group for group in groups_of(optimizer) if any(p is parameter for p in group["params"]))
+            on_device = group.get("fused") or group.get("capturable")
+            count = float(state[slot].item())
+            held[key] = torch.tensor(count, dtype=torch.float32, device=parameter.device if on_device else "cpu")
+        elif slot in state:
+            held[key] = torch.zeros_like(parameter, requires_grad=False).copy_(torch.from_numpy(state[slot]))
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
@@ -103,12 +117,12 @@ def _known_settings(kind: str, name: str, group: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _plain_settings(group: Mapping[str, Any]) -> Settings:
+def _plain_settings(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Settings:
     """The settings of a group of any other optimizer, by their own names."""
     left_out = ("params", "lr", "initial_lr", *_SPELLINGS)
     found = {key: plain_setting(value) for key, value in group.items() if key not in left_out and not callable(value)}
     found = {NAMES.get(key, key): value for key, value in found.items()}
-    rate = {"rate": plain_setting(group["lr"])} if "lr" in group else {}
+    rate = own_settings(optimizer) | ({"rate": plain_setting(group["lr"])} if "lr" in group else {})
     if isinstance(betas := group.get("betas"), tuple | list):
         del found["betas"]
         rate |= {f"beta{i}": plain_setting(beta) for i, beta in enumerate(betas, 1)}

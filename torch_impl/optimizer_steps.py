@@ -34,6 +34,8 @@ def scheduler_of(optimizer: torch.optim.Optimizer) -> Any:
 @contextlib.contextmanager
 def rounded_scalars(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
+    # Who writes an optimizer may keep its settings as attributes.
+    vars(optimizer).update({key: _rounded(value) for key, value in vars(optimizer).items() if isinstance(value, float)})
     before = [dict(group) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group.update({key: _rounded(value) for key, value in group.items() if key not in ("params", "initial_lr")})

@@ -11,6 +11,7 @@ from typing import Any
 
 from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Tensor
+from parity.errors import InputError
 from parity.modules.description import below, is_below
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch, plain_attributes
@@ -46,6 +47,12 @@ class ObservedModel:
         self.compiled = backend.compiled_modules(model)
         outer = {path: module for path, module in self.compiled.items() if module is not None}
         modules = dict(backend.named_modules(model))
+        for path, module in modules.items():
+            if empty := [name for name, tensor in backend.own_tensors(module) if not backend.has_values(tensor)]:
+                raise InputError(
+                    f"{below(path, empty[0])} of {type(module).__name__} has no numbers yet: run a model with lazy layers once before, and "
+                    "initialize one that was made on the meta device or in a LazyGuard"
+                )
         self._inside = {path: m for path, m in modules.items() if self._is_compiled(path) and path not in outer}
         self._hooks = self._hook({path: m for path, m in modules.items() if path not in self._inside} | outer)
 

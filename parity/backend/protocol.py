@@ -139,6 +139,9 @@ class Backend(Protocol):
         The slots are those of `parity.recipe.optimizer_description.SLOTS`, and for other optimizers those of the framework.
         """
 
+    def restore_optimizer_state(self, optimizer: Stepper, parameter: Tensor, state: Mapping[str, Array]) -> None:
+        """Give an SGD, Adam or AdamW the `state` of a `parameter`, by canonical slot, in the parameter's layout."""
+
     def parameters_of(self, optimizer: Stepper) -> Sequence[Tensor]:
         """The parameters that anybody's `optimizer` updates."""
 
@@ -201,6 +204,9 @@ class Backend(Protocol):
 
     def own_tensors(self, module: Module) -> Iterator[tuple[str, Tensor]]:
         """Floating-point parameters and persistent buffers of `module` itself, without those of its submodules."""
+
+    def has_values(self, tensor: Tensor) -> bool:
+        """Whether the numbers of `tensor` exist: a lazy parameter has none before its first use."""
 
     def is_trained(self, tensor: Tensor) -> bool:
         """Whether an optimizer updates `tensor`."""

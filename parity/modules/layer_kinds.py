@@ -398,6 +398,11 @@ def write(spelling: str, arrays: dict[str, Array], canonical: Array, shape: Sequ
     `InputError` where the canonical array does not have the shape and dtype of that place.
     """
     found = parse_spelling(spelling)
+    if str(found) == found.name and tuple(shape) != canonical.shape and math.prod(shape) == canonical.size:
+        raise InputError(
+            f"array {found.name!r} has the shape {list(shape)}, that of the other side {list(canonical.shape)}: write "
+            f"{found.name}.reshape({','.join(map(str, canonical.shape))}) in a map (--map)"
+        )
     if found.shape(shape) != canonical.shape:
         raise InputError(
             f"array {found.name!r} of shape {list(shape)} needs {list(found.shape(shape))} for {spelling}, not {list(canonical.shape)}"

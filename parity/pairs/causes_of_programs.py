@@ -40,6 +40,12 @@ MOST_STEPS = 64
 WEAK = 1e-3
 """A sample whose gradient is smaller than this, relative to the largest, does not show its factor: rounding decides it."""
 
+NORM_EPS = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to the norm of the gradients."""
+
+MOST_NUMBERS = 10**7
+"""Largest system of equations that explains a cross-entropy."""
+
 Pair = tuple[Array, Array]
 
 
@@ -130,6 +136,13 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
         what = "loss and its gradient are" if value else "gradient of the loss is"
         yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape, evidence.fit)}"
         return
+    if z is not None and z.any():
+        factor = _ratio(z, g[1] - g[0])
+        if distance(g[1] - g[0], factor * z) <= evidence.fit:
+            sign = "plus" if factor > 0 else "minus"
+            times = f"{abs(factor) * z.size / 2:.6g} times the mean of the squares of the output"
+            yield f"Paddle's loss is that of PyTorch {sign} {times}"
+            return
     functions = [None if z is None else name_loss(x, z, evidence.targets) for x in g]
     if functions[0] != functions[1]:
         named = [f"{NAMES[side]} {text or 'another one'}" for side, text in zip(SIDES, functions, strict=True)]
@@ -157,13 +170,15 @@ def _labels(shape: Sequence[int], targets: Sequence[Array]) -> Iterator[tuple[Ar
 class _CrossEntropy:
     """A cross-entropy that explains a gradient: the factor of each row, 0 where it is ignored, the labels, and the label smoothing.
 
-    `twice`: it applies a softmax to the scores before its own.
+    `twice`: it applies a softmax to the scores before its own. `by_class`: weights of classes and label smoothing meet in the term of each
+    class, as in PyTorch; else a factor is that of a whole row, as in Paddle.
     """
 
     factors: Array
     labels: Array
     smoothing: float
     twice: bool = False
+    by_class: bool = False
 
 
 def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _CrossEntropy | None:
@@ -179,17 +194,54 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _Cross
     for labels in (np.where((y >= 0) & (y < z.shape[1]), y, shown), shown):
         if (fit := _fit_rows(g, p, labels, rows, tolerance)) is not None:
             return _CrossEntropy(fit[0], labels, fit[1])
-    q = _softmax(p)
-    for labels in (y,) if len(rows) and (y[rows] >= 0).all() and (y[rows] < z.shape[1]).all() else ():
-        one = np.zeros_like(p)
-        one[rows, labels[rows]] = 1
-        inner = q - one
-        made = p * (inner - (p * inner).sum(1, keepdims=True))
-        made[~g.any(1)] = 0
-        ratio = _ratio(made, g)
-        if ratio and distance(g, ratio * made) <= tolerance:
-            return _CrossEntropy(ratio * g.any(1), labels, 0.0, True)
+    if not len(rows) or not ((y[rows] >= 0) & (y[rows] < z.shape[1])).all():
+        return None
+    if (weighted := _fit_terms(g, p, y, rows, tolerance)) is not None:
+        return _CrossEntropy(weighted[0], y, weighted[1], by_class=True)
+    q, one = _softmax(p[rows]), _one_hot(p, y, rows)
+    # Those of the one-hot labels and of the label smoothing, through the first softmax.
+    parts = [p[rows] * (inner - (p[rows] * inner).sum(1, keepdims=True)) for inner in (q - one, one - 1 / z.shape[1])]
+    basis = np.stack([part.ravel() for part in parts], 1)
+    c, cs = np.linalg.lstsq(basis, g[rows].ravel(), rcond=None)[0]
+    if c and distance(g[rows].ravel(), basis @ (c, cs)) <= tolerance:
+        return _CrossEntropy(c * g.any(1), y, float(cs / c), True)
     return None
+
+
+def _one_hot(p: Array, labels: Array, rows: Array) -> Array:
+    one = np.zeros_like(p[rows])
+    one[np.arange(len(rows)), labels[rows]] = 1
+    return one
+
+
+def _fit_terms(g: Array, p: Array, y: Array, rows: Array, tolerance: float) -> tuple[Array, float] | None:
+    """Return the factors of the rows and the label smoothing of a cross-entropy whose terms have weights w_k of classes; None if none fits.
+
+    The gradient of a row is sum(t) * p - t, with t_k = w_k * s / K, and (1 - s) * w_y more for the label y. So a = sum(t) of each label and
+    u_k = w_k * s / K follow from the numbers of the other classes: a * p_k - u_k = g_k.
+    """
+    classes, labels, places = p.shape[1], *np.unique(y[rows], return_inverse=True)
+    equations, unknown = len(rows) * (classes - 1), classes + len(labels)
+    if equations < 2 * unknown or equations * unknown > MOST_NUMBERS:
+        return None
+    one, wide = _one_hot(p, y, rows), (len(rows), classes, classes)
+    matrix = np.concatenate(
+        [np.eye(len(labels))[places][:, None] * p[rows][..., None], -np.broadcast_to(np.eye(classes), wide)], 2
+    )
+    others = one.ravel() == 0
+    made, _, rank, _ = np.linalg.lstsq(matrix.reshape(len(others), -1)[others], g[rows].ravel()[others], rcond=None)
+    if rank < len(made):
+        return None
+    u, weights = made[len(labels) :], made[: len(labels)]
+    weights = weights - u.sum() + classes * u[labels]  # (1 - s) * w + s * w
+    shares = classes * u[labels] / np.where(weights, weights, 1)
+    smoothing = float(np.median(shares))
+    t = u + one * ((1 - smoothing) * weights)[places][:, None]
+    if distance(g[rows], t.sum(1, keepdims=True) * p[rows] - t) > tolerance:
+        return None
+    factors = np.zeros(len(g))
+    factors[rows] = weights[places]
+    return factors, smoothing
 
 
 def _softmax(z: Array) -> Array:
@@ -206,8 +258,7 @@ def _fit_rows(g: Array, p: Array, labels: Array, rows: Array, tolerance: float) 
     """
     if not len(rows):
         return None
-    one = np.zeros_like(p[rows])
-    one[np.arange(len(rows)), labels[rows]] = 1
+    one = _one_hot(p, labels, rows)
     first, second = p[rows] - one, one - 1 / p.shape[1]
     left = second - first * _along(second, first)[:, None]
     cs = _along(g[rows], left)
@@ -233,6 +284,13 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
     fits, digits = (one, two), round(-math.log10(tolerance))
     if one.twice != two.twice:
         yield f"only {NAMES[SIDES[two.twice]]}'s loss applies a softmax to the outputs before that of the cross-entropy"
+        return
+    if one.by_class != two.by_class and all(
+        _has_weights(fit, tolerance) and abs(fit.smoothing) > tolerance for fit in fits
+    ):
+        ways = ("each class's term by its weight", "each sample by the weight of its smoothed label")
+        said = [f"{NAMES[side]} multiplies {ways[not fit.by_class]}" for side, fit in zip(SIDES, fits, strict=True)]
+        yield f"weights of the classes with label smoothing: {', '.join(said)}"
         return
     used = (one.factors != 0) & (two.factors != 0)
     for x in g:
@@ -269,6 +327,12 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
         if all("multiplies" in text for text in said):
             said = [f"Paddle's loss is PyTorch's times {ratios[0]:.6g}"]
         yield f"reduction of the loss: {', '.join(said)}"
+
+
+def _has_weights(fit: _CrossEntropy, tolerance: float) -> bool:
+    """Whether the labels have different factors."""
+    found = fit.factors[fit.factors != 0]
+    return bool(found.size and np.ptp(found) > tolerance * np.abs(found).max())
 
 
 def _compare_weights(fits: Sequence[_CrossEntropy], used: Array, y: Array, tolerance: float) -> str:
@@ -344,7 +408,8 @@ def _ratio(a: Array, b: Array) -> float:
 class Clipping:
     """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
 
-    A `factor` that all gradients were multiplied by is no clipping: loss scaling, or an average of accumulated gradients.
+    A `factor` that all gradients were multiplied by, before they were clipped, is no clipping: loss scaling, or an average of accumulated
+    gradients.
     """
 
     clip: Clip | None
@@ -352,16 +417,29 @@ class Clipping:
     factor: float = 1.0
 
     def __str__(self) -> str:
-        if steps := _count_steps(self.factor, MATCH):
-            return f"divides all gradients by {steps}"
-        if self.clip is None:
-            return "clips nothing" if self.factor == 1 else f"multiplies all gradients by {self.factor:.6g}"
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
-        return f"clips {self.clip}{rest}"
+        clips = f"clips {self.clip}{rest}" if self.clip else ""
+        if self.factor == 1:
+            return clips or "clips nothing"
+        steps = _count_steps(self.factor, MATCH)
+        how = f"divides all gradients by {steps}" if steps else f"multiplies all gradients by {self.factor:.6g}"
+        return f"{how} and {clips}" if clips else how
 
 
 def infer_clipping(before: Record, used: Record) -> Clipping | None:
-    """Return the clipping, or division, that turns the gradients `before` into those `used`; None if it is no known one."""
+    """Return the clipping, or division, or both, that turn the gradients `before` into those `used`; None if they are no known ones."""
+    if found := _infer_clip(before, used):
+        return found
+    # Gradients that are not clipped show a division.
+    names = [name for name in before if name in used and before[name].any()]
+    factor = max((_ratio(before[name], used[name]) for name in names), default=1.0)
+    if not _count_steps(factor, MATCH):
+        return None
+    found = _infer_clip({name: before[name] * factor for name in names}, used)
+    return replace(found, factor=factor) if found and found.factor == 1 else None
+
+
+def _infer_clip(before: Record, used: Record) -> Clipping | None:
     names = [name for name in before if name in used]
     ratios = {name: _ratio(before[name], used[name]) if before[name].any() else 1.0 for name in names}
     if any(distance(ratios[n] * before[n], used[n]) > MATCH for n in names if before[n].any()):
@@ -433,8 +511,9 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             )
     if unshared := list_unshared(evidence.described["torch"], evidence.described["paddle"]):
         return Cause(unshared[0])
-    said = []
-    is_scaled = False
+    if eps := _of_norm_eps(evidence):
+        return eps
+    clippings: list[Clipping | None] = []
     for side in SIDES:
         found, own = infer_clipping(evidence.before[side], evidence.used[side]), evidence.described[side].clip
         if (
@@ -446,11 +525,34 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             and found.clip.limit == _round(own.limit or 0)
         ):
             found = Clipping(own)  # the norms of the other groups are below the limit
-        is_scaled |= found is not None and found.factor != 1
-        said.append(str(found) if found else "changes them in a way that is not known here")
+        clippings.append(found)
+    if any(one and one.clip and one.clip.kind == "global norm" and not one.left_out for one in clippings):
+        # After it, nobody sees a division.
+        clippings = [replace(one, factor=1.0) if one and one.clip else one for one in clippings]
+    is_scaled = any(one and one.factor != 1 for one in clippings)
+    said = [str(one) if one else "changes them in a way that is not known here" for one in clippings]
     if said[0] != said[1]:
         what = "the gradients are changed before the step" if is_scaled else "clipping of gradients"
         return Cause(f"{what}: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True)))
+    return None
+
+
+def _of_norm_eps(evidence: OptimizerEvidence) -> Cause | None:
+    """Say if one side divides by the norm of all gradients plus 1e-6, as PyTorch's `clip_grad_norm_` does outside of a comparison."""
+    for side, other in (SIDES, SIDES[::-1]):
+        used, plain = evidence.used[side], evidence.used[other]
+        if not used or used.keys() != plain.keys() or any(x.shape != plain[name].shape for name, x in used.items()):
+            return None
+        size = math.hypot(*(float(np.linalg.norm(array)) for array in evidence.before[side].values()))
+        ratio = _ratio(*(np.concatenate([found[name].ravel() for name in used]) for found in (plain, used)))
+        if not 0.5 < ratio < 1 or any(distance(plain[name] * ratio, array) > MATCH for name, array in used.items()):
+            continue
+        steps = size * (1 / ratio - 1) / NORM_EPS  # gradients may be divided before
+        if 0 < round(steps) <= MOST_STEPS and abs(steps / round(steps) - 1) < 1e-3:
+            return Cause(
+                f"{NAMES[side]}'s program adds 1e-06 to the norm of all gradients, {NAMES[other]}'s does not; a comparison leaves that of "
+                "PyTorch's clip_grad_norm_ out"
+            )
     return None
 
 

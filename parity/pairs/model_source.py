@@ -276,6 +276,8 @@ class ModelStep(Step):
     def __init__(self, source: ModelSource, number: int) -> None:
         self.source, self.session, self.number = source, source.session, number
         self.rate = source.pair.optimizer.rate
+        self._moves_first = number == 1 or (source.dtype == "float64" and source.is_idle)
+        """Whether the weights before the step are those of the beginning."""
         self.losses: Mapping[str, float] = {}
         self._loss_evidence: LossEvidence | None = None
         self._evidence = source.session.evidence
@@ -525,7 +527,7 @@ class ModelStep(Step):
             self.session.described,
             self.session.fetch(names, SIDES, step_gradients_of),
             self.session.fetch(names, SIDES, used_gradients_of),
-            self.session.state if self.number == 1 else {},
+            self.session.state if self._moves_first else {},
             self.session.fetch([name], SIDES, tensors_of),
             self.session.fetch_states([name], SIDES),
         )

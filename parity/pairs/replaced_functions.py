@@ -12,7 +12,7 @@ import inspect
 import operator
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +24,8 @@ from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
 Functions = Mapping[Callable[..., Any], Callable[..., Any]]
+Clips = Callable[[str, float, Sequence[Any]], None]
+"""Gets the kind of a clipping, its limit and the parameters."""
 
 
 def replace_everywhere(
@@ -175,13 +177,11 @@ class Replaced:
 
 
 @contextlib.contextmanager
-def observing(
-    framework: str, dropped: Callable[[Array, float], None] | None, clips: Callable[[str, float], None]
-) -> Iterator[None]:
+def observing(framework: str, dropped: Callable[[Array, float], None] | None, clips: Clips) -> Iterator[None]:
     """A context in which functions tell what they do, and change no number.
 
-    `dropped(factors, p)` gets the multipliers that a dropout has used; None: dropouts stay as they are. `clips(kind, limit)` is called
-    before gradients are clipped; the kinds are those of `parity.recipe.optimizer_description.Clip`.
+    `dropped(factors, p)` gets the multipliers that a dropout has used; None: dropouts stay as they are. `clips(kind, limit, parameters)`
+    is called before gradients are clipped; the kinds are those of `parity.recipe.optimizer_description.Clip`.
     """
     own = implementation(framework, "replaced_functions")
     utilities = sys.modules[f"{framework}.nn.utils"]
@@ -194,24 +194,20 @@ def observing(
         yield
 
 
-def _observed_clips(utilities: ModuleType, clips: Callable[[str, float], None]) -> Functions:
-    def clip_norm(original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+def _observed_clips(utilities: ModuleType, clips: Clips) -> Functions:
+    def clip(limit: str, original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
         call = inspect.signature(original).bind(*given, **named)
         call.apply_defaults()
-        order = call.arguments["norm_type"]
-        clips("global norm" if order == 2 else f"global norm of order {order}", float(call.arguments["max_norm"]))
-        return original(*given, **named)
+        order, parameters = call.arguments.get("norm_type", 2), call.arguments["parameters"]
+        if not hasattr(parameters, "shape"):  # they may be an iterator
+            parameters = call.arguments["parameters"] = list(parameters)
+        norm = "global norm" if order == 2 else f"global norm of order {order}"
+        several = [parameters] if hasattr(parameters, "shape") else parameters
+        clips(norm if limit == "max_norm" else "value", float(call.arguments[limit]), several)
+        return original(*call.args, **call.kwargs)
 
-    def clip_value(original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
-        call = inspect.signature(original).bind(*given, **named)
-        clips("value", float(call.arguments["clip_value"]))
-        return original(*given, **named)
-
-    substitutes = {"clip_grad_norm_": clip_norm, "clip_grad_value_": clip_value}
-    return {
-        (own := getattr(utilities, name)): functools.partial(substitute, own)
-        for name, substitute in substitutes.items()
-    }
+    limits = {"clip_grad_norm_": "max_norm", "clip_grad_value_": "clip_value"}
+    return {(own := getattr(utilities, name)): functools.partial(clip, limit, own) for name, limit in limits.items()}
 
 
 @contextlib.contextmanager

@@ -155,6 +155,13 @@ def name_settings(pairs: Iterable[tuple[Any, Settings]], names: Mapping[int, str
     return {names[id(parameter)]: settings for parameter, settings in pairs if id(parameter) in names}
 
 
+def own_settings(optimizer: object) -> dict[str, Setting]:
+    """Return the settings that an optimizer of somebody keeps as attributes of its own."""
+    return {
+        key: value for key, value in vars(optimizer).items() if isinstance(value, float) and not key.startswith("_")
+    }
+
+
 def without_effect(kind: str, settings: Settings) -> set[str]:
     """Return the settings that change nothing: those of a momentum that is 0."""
     return {"nesterov", "dampening"} if kind == "sgd" and not settings.get("momentum") else set()
@@ -198,8 +205,10 @@ def list_settings(
     shared = [name for name in one.parameters if name in two.parameters]
     for name in shared:
         a, b = one.parameters[name], two.parameters[name]
-        # Optimizers of two kinds have settings that the other one cannot have.
-        for key in dict.fromkeys([*a, *b]) if one.kind == two.kind else [key for key in a if key in b]:
+        # Optimizers of two kinds have settings that the other one cannot have, and somebody's own ones may hold them in two ways.
+        for key in (
+            dict.fromkeys([*a, *b]) if one.kind == two.kind and not is_own(one) else [key for key in a if key in b]
+        ):
             if not is_same_setting(a.get(key), b.get(key)):
                 places.setdefault((key, a.get(key), b.get(key)), []).append(name)
     found = []

@@ -17,7 +17,7 @@ from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import causes, mapping, model_tree
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
-from parity.recipe.optimizer_description import LABELS, OTHER_CLASS, is_own
+from parity.recipe.optimizer_description import OTHER_CLASS, is_own
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair, run_of
 from parity.recordings.recording import RankRecording, read_recording
@@ -40,7 +40,7 @@ class RecordingOutcome(PairOutcome):
     Attributes:
         conditions: Sentences on what was not alike to begin with.
         optimizers: Sentences on how the optimizers differ. They make the verdict "different". The updates decide on another class
-            whose step somebody else than the framework wrote, and on parameters that are left out where the loop clips.
+            whose step somebody else than the framework wrote.
     """
 
     conditions: list[str] = field(default_factory=list)
@@ -155,8 +155,6 @@ def _compare(
     settings, _ = causes.settings(pair.pairing, aligned, runs, "unbiased", True)
     optimizer, other = pair.optimizers(pair.numbers[0])
     undecided = [OTHER_CLASS] if optimizer.kind != other.kind and (is_own(optimizer) or is_own(other)) else []
-    if any(record.description.clips for record in first):  # a loop that clips may leave out the same parameters
-        undecided.append(LABELS["unclipped"])
     outputs = next(iter(run_of(first[0]).outputs.values()), None)
     outcome = RecordingOutcome(
         source.sides,

@@ -29,10 +29,10 @@ def about_programs(pair: RecordedPair) -> Iterator[str]:
             values = [_on(found, name) for found in (one, two)]
             yield from _differing(pair, name, *values)
     yield from _differing(pair, "processes", str(one.ranks), str(two.ranks))
-    kept = [", ".join(step.slots) or "nothing" for step in steps]
-    yield from (
-        _differing(pair, f"state of the optimizer before step {pair.numbers[0]}", *kept) if "nothing" in kept else ()
-    )
+    states: dict[str, list[int]] = {}
+    for number, text in about_states(pair).items():
+        states.setdefault(text, []).append(number)
+    yield from (f"state of the optimizer before {steps_in_words(numbers)}: {text}" for text, numbers in states.items())
     yield from _differing(pair, "forward passes in step 1", *(str(step.batches) for step in steps))
     yield from _differing(pair, "backward passes in step 1", *(str(len(step.losses)) for step in steps))
     if pair.is_of_one:
@@ -52,6 +52,17 @@ def _on(found: RecordingDescription, name: str) -> str:
 def _differing(pair: RecordedPair, what: str, one: str, two: str) -> Iterator[str]:
     if one != two:
         yield f"{what}: {pair.names[0]} {one}, {pair.names[1]} {two}"
+
+
+def about_states(pair: RecordedPair) -> dict[int, str]:
+    """Return step -> what the optimizers kept before it, if only one of them kept anything."""
+    found = {}
+    for number in pair.numbers:
+        kept = [", ".join(pair.record(side, number).description.slots) or "nothing" for side in SIDES]
+        started = all(pair.record(side, number).named("start") for side in SIDES)
+        if started and kept[0] != kept[1] and "nothing" in kept:
+            found[number] = f"{pair.names[0]} {kept[0]}, {pair.names[1]} {kept[1]}"
+    return found
 
 
 def about_optimizers(pair: RecordedPair) -> dict[int, list[str]]:

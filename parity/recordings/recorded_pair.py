@@ -25,7 +25,7 @@ from parity.pairs.match_outputs import match_outputs
 from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun
 from parity.recipe.optimizer_description import Clip, OptimizerDescription
-from parity.recordings.recording import RankRecording, StepRecord, norms
+from parity.recordings.recording import RankRecording, StepDescription, StepRecord, norms
 from parity.short_repr import steps_in_words
 
 
@@ -190,8 +190,10 @@ class RecordedPair:
         parameters = {name: found.parameters[o] for name, o in own.items() if o in found.parameters}
         clip = found.clip
         if clip is None and step.clips:
-            kind, limit = step.clips[0]
-            clip = Clip(str(kind), float(limit))
+            clip = _clip_of(step)
+            named = {name for names in step.clipped for name in names}
+            alone = [name for name, o in own.items() if step.clipped and name in parameters and o not in named]
+            parameters |= {name: {**parameters[name], "unclipped": True} for name in alone}
         return replace(found, parameters=parameters, clip=clip)
 
     def in_words(self, text: str) -> str:
@@ -199,6 +201,16 @@ class RecordedPair:
         if not self.is_of_one:
             return text
         return text.replace("PyTorch", self.names[0]).replace("Paddle", self.names[1])
+
+
+def _clip_of(step: StepDescription) -> Clip:
+    """Return the clipping by functions that were called in a step."""
+    kind, limit = step.clips[0]
+    found = [name for names in step.clipped for name in names]
+    is_repeated = kind == "global norm" and len(step.clips) > 1 and len(found) == len(set(found)) > 0
+    if is_repeated and all(len(names) < 2 for names in step.clipped):
+        return Clip("norm", float(limit))
+    return Clip(str(kind), float(limit), is_repeated)
 
 
 def modules_of_side(side: str, framework: str, modules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

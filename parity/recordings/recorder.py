@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
-import math
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from parity.modules.recording import Watch
 from parity.pairs.compare_models import is_model
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.replaced_functions import observing
+from parity.recipe.optimizer_description import OptimizerDescription
 from parity.recordings.recording import (
     DESCRIPTION,
     FORMAT,
@@ -154,7 +154,10 @@ class Recorder:
         self.number, self.recorded, self.batches = 1, 0, 0
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
+        self.clipped: list[list[str]] = []
         self._file: TensorWriter | None = None
+        self.described = OptimizerDescription("", "")
+        """The optimizer in its last step."""
         self._slots: Sequence[str] = ()
         self._last = 0
         with contextlib.ExitStack() as undo:
@@ -318,19 +321,25 @@ class Recorder:
         """Return the file of the current step, begun if necessary."""
         if self._file is None:
             self._file = TensorWriter(self.folder / step_name(self.number), self._room)
-            self.batches, self.losses, self.clips, self._slots = 0, [], [], ()
+            self.batches, self.losses, self.clips, self.clipped, self._slots = 0, [], [], [], ()
             self.model.begin(self._file)
             if self._last != self.number - 1 or not self._last:
                 self._write_weights("start")
-                self._slots = self._list_slots()
+                self._slots = self._write_state()
         return self._file
 
-    def _list_slots(self) -> Sequence[str]:
-        """Return what the optimizer keeps for its smallest parameter."""
-        trained = [tensor for tensor in self.model.tensors().values() if self.backend.is_trained(tensor)]
-        if not trained or not isinstance(self.optimizer, self.backend.OPTIMIZER):
-            return ()
-        return sorted(self.backend.optimizer_state(self.optimizer, min(trained, key=lambda t: math.prod(t.shape))))
+    def _write_state(self) -> Sequence[str]:
+        """Write what the optimizer keeps for each parameter, and return the slots of the first one that has any."""
+        slots: Sequence[str] = ()
+        for name, tensor in self.model.tensors().items():
+            if self.backend.is_trained(tensor) and isinstance(self.optimizer, self.backend.OPTIMIZER):
+                state = self.backend.optimizer_state(self.optimizer, tensor)
+                if not np.any(state.get("updates", state.get("step", 1))):
+                    continue  # PyTorch's Adagrad makes its state before the first step
+                slots = slots or sorted(state)
+                for slot, array in state.items():
+                    self._write(f"state/{slot}/{name}", array)
+        return slots
 
     def _write_weights(self, prefix: str) -> None:
         for name, tensor in self.model.tensors().items():
@@ -346,10 +355,12 @@ class Recorder:
             value = self.backend.to_numpy(loss)
             self.losses.append(float(value.sum()) if value.size else 0.0)
 
-    def _clips(self, kind: str, limit: float) -> None:
+    def _clips(self, kind: str, limit: float, parameters: Sequence[Tensor]) -> None:
         if self.is_wanted and self._file:
             self._write_gradients(1.0)
             self.clips.append((kind, limit))
+            chosen = {id(parameter) for parameter in parameters}
+            self.clipped.append([name for name, tensor in self.model.tensors().items() if id(tensor) in chosen])
 
     def note_dropout(self, factors: Array, p: float) -> None:
         """Record the factors of a dropout."""
@@ -375,7 +386,7 @@ class Recorder:
             self._begun()
             self._write_gradients(scale)
             names = {id(tensor): name for name, tensor in self.model.tensors().items()}
-            self._described = self.backend.describe_optimizer(self.optimizer, names).to_json()
+            self.described = self.backend.describe_optimizer(self.optimizer, names)
 
     def _after_step(self) -> None:
         if self.is_wanted:
@@ -402,8 +413,9 @@ class Recorder:
             "calls": watch.calls,
             "draws": watch.draws,
             "dtypes": sorted(self.model.dtypes),
-            "optimizer": self._described,
+            "optimizer": self.described.to_json(),
             "clips": self.clips,
+            "clipped": self.clipped,
             "slots": self._slots,
         }
         used = self._file.close({"format": FORMAT, "step": json.dumps(fields)})

@@ -1,9 +1,10 @@
 """A recording on disk: `rank0/recording.json`, and one safetensors file for each step; one folder for each rank.
 
 Names in the file of a step: `start/NAME`, `gradient/NAME` and `update/NAME` are a weight before the step, its gradient before clipping,
-and the weight after the step; `layer/N` an input or output of a layer, `backward/layer/N` its gradient; `input/BATCH/PLACE` and
-`output/BATCH/PLACE` what the model got and returned, for each forward pass of the step; `mask/N` which numbers a dropout kept, one bit
-each; `kept/NAME` what the program added. An output that no recorded layer returns has its gradient in `backward/output/BATCH/PLACE`.
+and the weight after the step; `state/SLOT/NAME` is what the optimizer kept before the first step and after a gap; `layer/N` an input or
+output of a layer, `backward/layer/N` its gradient; `input/BATCH/PLACE` and `output/BATCH/PLACE` what the model got and returned, for each
+forward pass of the step; `mask/N` which numbers a dropout kept, one bit each; `kept/NAME` what the program added. An output that no
+recorded layer returns has its gradient in `backward/output/BATCH/PLACE`.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ class StepDescription(ShortRepr):
         dtypes: The floating-point dtypes of recorded tensors.
         optimizer: The optimizer as data, see `OptimizerDescription.to_json`.
         clips: The clipping outside of the optimizer: kind and limit.
-        slots: What the optimizer kept for a parameter before the step, in the first step and after a gap. It is not recorded itself.
+        clipped: The parameters of each of `clips`; empty if they were not recorded.
+        slots: What the optimizer kept for a parameter before the step, in the first step and after a gap.
     """
 
     id: str
@@ -174,6 +176,7 @@ class StepDescription(ShortRepr):
     dtypes: Sequence[str]
     optimizer: Mapping[str, object]
     clips: Sequence[Sequence[str | float]] = field(default_factory=list)
+    clipped: Sequence[Sequence[str]] = field(default_factory=list)
     slots: Sequence[str] = field(default_factory=list)
 
     @cached_property

@@ -72,6 +72,7 @@ class RecordingSource(Source):
         self.left_out: dict[str, list[str]] = {}
         """Why changes are not compared -> of which weights."""
         self.optimizer_differences = conditions.about_optimizers(pair)
+        self.states = conditions.about_states(pair)
         one, two = (side.description.settings.get("running variance") for side in pair.sides.values())
         self.variance_differs = one != two
         self.rounds_scalars = any(side.description.framework == "paddle" for side in pair.sides.values())
@@ -445,6 +446,8 @@ class RecordedStep(Step):
 
     def _of_computed(self, phase: str, name: str) -> Cause | None:
         said = self.source.optimizer_differences[self.number]
+        if phase == "update" and self.number in self.source.states and not said:
+            return Cause(f"state of the optimizer before step {self.number}: {self.source.states[self.number]}")
         if phase in ("update", "statistics") and said:
             concerning = [text for text in said if name in text] or said
             return Cause("; ".join(concerning))

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Module, Stepper, Tensor
@@ -21,9 +23,13 @@ from parity.pairs.map_files import read_map
 from parity.pairs.match_models import ModelDescription, Pairing
 from parity.pairs.replaced_functions import dropping
 from parity.recordings.recorded_pair import kinds_of_one, modules_of_side
-from parity.recordings.recorder import Recorder, framework_of
+from parity.recordings.recorder import Recorder, framework_of, inner_optimizer
 from parity.recordings.recording import DrawRow, RankRecording, StepRecord, read_recording
 from parity.short_repr import ShortRepr, few, steps_in_words
+from parity.weights.half_precision import HALVES
+
+RESTORED = {"sgd": {"velocity"}, "adam": {"moment1", "moment2", "updates"}}
+"""Kind of an optimizer -> the slots that its state has. A replay restores them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,9 +74,15 @@ class Replay:
     """The replay of one recording on a model."""
 
     def __init__(
-        self, recording: RankRecording, model: Module, map_file: str | Path | None, kinds_file: str | Path | None
+        self,
+        recording: RankRecording,
+        model: Module,
+        optimizer: Stepper | None,
+        map_file: str | Path | None,
+        kinds_file: str | Path | None,
     ) -> None:
         self.recording = recording
+        self.optimizer = None if optimizer is None else inner_optimizer(optimizer)
         self.framework = framework_of(model)
         self.backend = make_backend(self.framework)
         self.model = self.backend.without_process_wrapper(model)
@@ -79,6 +91,7 @@ class Replay:
         self.device = self.backend.device_of(self.model)
         self.recorder: Recorder | None = None
         self._draws: list[tuple[DrawRow, Array]] = []
+        self._has_warned = False
         self._match(map_file, kinds_file)
 
     def _match(self, map_file: str | Path | None, kinds_file: str | Path | None) -> None:
@@ -110,6 +123,7 @@ class Replay:
             record = self.recording.step(number)
             if record.named("start"):
                 self._load(record)
+                self._restore(record)
             self._draws = [(draw, record.mask(draw)) for draw in record.description.draws]
             kept = {name: self._tensor(record[f"kept/{name}"]) for name in record.named("kept")}
             if self.recorder:
@@ -117,6 +131,7 @@ class Replay:
                 self.recorder.keep(**kept)
             batches = [self._batch(record, batch) for batch in range(record.description.batches)]
             yield ReplayedStep(number, batches, kept)
+            self._check_rate(record)
             if self.recorder and self.recorder.number == number:
                 raise InputError(
                     f"step {number} was replayed, but the optimizer did not step: call its step() in the loop; if a loss scaler skipped "
@@ -125,13 +140,75 @@ class Replay:
 
     def warn_of_state(self) -> None:
         """Say in one line that the state of the recorded optimizer is not restored, if it had any."""
-        had = {n: slots for n in self.recording.numbers if (slots := self.recording.step(n).description.slots)}
+        records = {number: self.recording.step(number) for number in self.recording.numbers}
+        had = {
+            n: one.description.slots for n, one in records.items() if one.description.slots and not self._states(one)
+        }
         if had:
             kept = few(list(next(iter(had.values()))))
             warnings.warn(
                 f"{self.recording.path.parent}: the optimizer kept {kept} before {steps_in_words(list(had))}; "
-                "a replay does not restore that, so the updates differ: record from the start of the training, with every=1",
+                "a replay restores that of SGD, Adam and AdamW only, from a recording with weights, so the updates differ: record from the "
+                "start of the training, with every=1",
                 stacklevel=4,
+            )
+
+    def _states(self, record: StepRecord) -> dict[str, dict[str, Array]]:
+        """Return the recorded state of each parameter by slot, in names and layout of the recording; empty if it cannot be restored."""
+        kind = record.description.described_optimizer.kind
+        slots = RESTORED.get(kind)
+        if not slots or not isinstance(self.optimizer, self.backend.OPTIMIZER) or self.observed.own_dtype() in HALVES:
+            return {}
+        if self.backend.describe_optimizer(self.optimizer, {}).kind != kind:
+            return {}
+        found: dict[str, dict[str, Array]] = {}
+        for place in record.named("state"):
+            slot, _, name = place.partition("/")
+            found.setdefault(name, {})[slot] = record[f"state/{place}"]
+        return found if all(slots <= state.keys() for state in found.values()) else {}
+
+    def _restore(self, record: StepRecord) -> None:
+        """Give the optimizer the recorded state of each parameter, in the names and layout of this model."""
+        states = self._states(record)
+        by_slot: dict[str, dict[str, Array]] = {}
+        for name, state in states.items():
+            for slot, array in state.items():
+                weight = record[f"start/{name}"]
+                if array.size != (1 if slot == "updates" else weight.size) or not np.isfinite(array).all():
+                    raise InputError(
+                        f"{record.path} is damaged: state/{slot}/{name} is no state of {name}; record again"
+                    )
+                by_slot.setdefault(slot, {})[name] = np.broadcast_to(array, weight.shape)
+        tensors, own = self.observed.tensors(), dict[str, dict[str, Array]]()
+        updated = {id(parameter) for parameter in self.backend.parameters_of(self.optimizer)} if states else set()
+        for slot, arrays in by_slot.items():
+            for name, row in arrays_of(self.recording.description.modules).items():
+                if row["same_as"] in arrays:
+                    arrays[name] = arrays[row["same_as"]]
+            state = mapping.canonical(self.pairing, self.other, arrays)
+            for name, array in mapping.spelled(self.pairing, self.side, state, self.shapes).items():
+                own.setdefault(self.aliases.get(name, name), {})[slot] = array
+        for name, found in own.items():
+            if id(tensors[name]) in updated:
+                if "updates" in found:
+                    found["updates"] = np.array(found["updates"].max(initial=0.0))
+                self.backend.restore_optimizer_state(self.optimizer, tensors[name], found)
+
+    def _check_rate(self, record: StepRecord) -> None:
+        """Warn once of a rate that is not the recorded one in a step after a gap: a schedule counts the replayed steps only."""
+        number, step = record.description.number, self.recording.numbers.index(record.description.number) + 1
+        if self.recorder is None or self._has_warned or number == step:
+            return
+        rates = [
+            {float(np.float32(s["rate"])) for s in row.parameters.values() if isinstance(s.get("rate"), float)}
+            for row in (record.description.described_optimizer, self.recorder.described)
+        ]
+        if rates[0] != rates[1]:
+            self._has_warned = True
+            warnings.warn(
+                f"{self.recording.path.parent}: step {number} is the replay's step {step}, and its learning rate is not the recorded one: "
+                "set a schedule by the number of the recorded step, step.number",
+                stacklevel=3,
             )
 
     def _batch(self, record: StepRecord, batch: int) -> ReplayedBatch:
@@ -184,13 +261,14 @@ def replay(
 ) -> Iterator[Iterator[ReplayedStep]]:
     """Run a model on the recorded weights, inputs and dropout masks of another program, and record it.
 
-    Before the first step the model gets the recorded weights, in its own names and layout. In each step, dropouts multiply
-    by the recorded masks. What remains different is the code: layers, loss, optimizer.
+    Before the first step and after a gap the model gets the recorded weights, in its own names and layout, and an SGD, Adam
+    or AdamW gets the recorded state. In each step, dropouts multiply by the recorded masks. What remains different is the
+    code: layers, loss, optimizer.
 
     Args:
         path: The folder of a recording, of either framework, with its weights. A process group replays rank by rank.
         model: A `torch.nn.Module` or `paddle.nn.Layer` in training mode. Its weights are overwritten.
-        optimizer: The optimizer of the loop; needed for `output`. It should be fresh. A warning says if the recorded one was not.
+        optimizer: The optimizer of the loop; needed for `output`. A warning says if the recorded state is not restored.
         output: A folder for the recording of the replay, as `parity.record` writes it. By default nothing is recorded.
         layers: As in `parity.record`.
         weights: As in `parity.record`.
@@ -226,7 +304,7 @@ def replay(
         raise InputError(f"{path} was recorded with weights=False: it has no weights to replay")
     if output is not None and optimizer is None:
         raise InputError("pass the optimizer of the loop, too: a recording ends each step with it")
-    found = Replay(recording, model, map_file, kinds_file)
+    found = Replay(recording, model, optimizer, map_file, kinds_file)
     with contextlib.ExitStack() as stack:
         stack.enter_context(dropping(found.framework, found.draw))
         if output is not None:

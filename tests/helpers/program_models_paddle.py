@@ -71,3 +71,30 @@ def plateau(model: nn.Layer) -> Any:
 def decayed_with_schedule(model: nn.Layer) -> Any:
     rate = paddle.optimizer.lr.StepDecay(0.02, 2, 0.5)
     return paddle.optimizer.Momentum(rate, 0.9, model.parameters(), weight_decay=0.01)
+
+
+class Averaged(paddle.optimizer.Optimizer):
+    """Momentum that multiplies gradients by 1 - momentum, with its settings in attributes."""
+
+    def __init__(self, parameters: Any, keep: float = 0.9) -> None:
+        super().__init__(0.02, parameters)
+        self.keep, self.shrink, self.means = keep, 0.1, dict[str, Any]()
+
+    @paddle.no_grad()
+    def step(self) -> None:
+        for p in self._parameter_list:
+            mean = self.means.get(p.name, paddle.zeros_like(p)) * self.keep + p.grad * (1 - self.keep)
+            p.set_value(p * (1 - self.get_lr() * self.shrink) - self.get_lr() * mean)
+            self.means[p.name] = mean
+
+
+def averaged(model: nn.Layer) -> Any:
+    return Averaged(model.parameters())
+
+
+def kept_longer(model: nn.Layer) -> Any:
+    return Averaged(model.parameters(), 0.95)
+
+
+def with_a_name(model: nn.Layer) -> Any:
+    return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05, name="adam")

@@ -103,3 +103,22 @@ class RateInVelocity(torch.optim.SGD):
 def rate_in_velocity(model: nn.Module) -> Any:
     optimizer = RateInVelocity(model.parameters(), 0.02, 0.9, weight_decay=0.01)
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+
+
+class Averaged(torch.optim.Optimizer):
+    """Momentum that multiplies gradients by 1 - momentum, with its settings in groups."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.02, "keep": 0.9, "shrink": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.mul_(group["keep"]).add_(p.grad, alpha=1 - group["keep"])
+                p.mul_(1 - group["lr"] * group["shrink"]).sub_(mean, alpha=group["lr"])
+
+
+def averaged(model: nn.Module) -> Any:
+    return Averaged(model.parameters())

@@ -397,3 +397,8 @@ def test_a_pair_result_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
         path.write_text(json.dumps(row | change))
         with pytest.raises(InputError, match=r"vgg\.json"):
             read_pair(path)
+
+
+def test_an_array_with_an_axis_of_size_one_more_says_how_to_map_it() -> None:
+    with pytest.raises(InputError, match=r"the other side \[4\]: write fc\.bias\.reshape\(4\) in a map"):
+        layer_kinds.write("fc.bias", {}, np.zeros(4), [1, 4])

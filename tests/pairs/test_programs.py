@@ -8,14 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.pair_models import ComparePair
 from parity.errors import InputError
-from parity.pairs.causes_of_programs import LossEvidence, find_loss_cause, infer_clipping
+from parity.pairs.causes_of_programs import (
+    LossEvidence,
+    OptimizerEvidence,
+    find_clipping_cause,
+    find_loss_cause,
+    infer_clipping,
+)
 from parity.pairs.compare_models import compare_models
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.programs import Program, find_names, split_batches, take_batches
-from parity.recipe.optimizer_description import Clip
+from parity.recipe.optimizer_description import Clip, OptimizerDescription
 
 SIDES = ("torch", "paddle")
 NETWORK = {side: f"{side}_impl.training:make_network" for side in SIDES}
@@ -345,10 +352,31 @@ BEFORE = {"a": np.array([2.4, 1.8]), "b": np.array([0.0, 4.0]), "c": np.array([0
             lambda g: {"a": g["a"] / np.sqrt(9.01), "b": g["b"] / 4, "c": g["c"] / np.sqrt(9.01)},
             "clips the norm of each group's gradients to 1",
         ),
+        (
+            lambda g: {"a": g["a"] / 6, "b": g["b"] / 8, "c": g["c"] / 2},
+            "divides all gradients by 2 and clips the norm of each gradient to 0.5",
+        ),
     ],
 )
 def test_clipping_is_read_off_the_gradients(used: Callable[[Any], Any], text: str) -> None:
     assert str(infer_clipping(BEFORE, used(BEFORE))) == text
+
+
+def clipped_by_hand(g: dict[str, np.ndarray], eps: float) -> dict[str, np.ndarray]:
+    """Half of the gradients, clipped by their norm to 1."""
+    size = np.linalg.norm(np.concatenate(list(g.values()))) / 2
+    return {name: array / 2 / (size + eps) for name, array in g.items()}
+
+
+def test_clipping_that_adds_to_the_norm_is_named() -> None:
+    used = {"torch": clipped_by_hand(BEFORE, 0), "paddle": clipped_by_hand(BEFORE, 1e-6)}
+    described = dict.fromkeys(used, OptimizerDescription("sgd", "SGD", {name: {} for name in BEFORE}))
+    cause = find_clipping_cause(OptimizerEvidence(described, dict.fromkeys(used, BEFORE), used), "a")
+    assert cause and cause.sentence
+    assert cause.sentence.startswith("Paddle's program adds 1e-06 to the norm of all gradients, PyTorch's does not")
+    used["paddle"] = clipped_by_hand(BEFORE, 1e-4)
+    cause = find_clipping_cause(OptimizerEvidence(described, dict.fromkeys(used, BEFORE), used), "a")
+    assert cause and cause.sentence and "clips the norm of all gradients to 0.99996" in cause.sentence
 
 
 def test_a_change_that_is_no_clipping_has_no_name() -> None:
@@ -362,6 +390,22 @@ def gradient(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, smooth
     p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     one = np.eye(scores.shape[-1])[labels] * (1 - smoothing) + smoothing / scores.shape[-1]
     return weights[:, None] * (p - one)
+
+
+def gradient_by_class(weights: np.ndarray, smoothing: float) -> np.ndarray:
+    """The gradient of PyTorch's cross-entropy, in which the term of each class has its weight."""
+    z = torch.from_numpy(SCORES).requires_grad_()
+    y, w = torch.from_numpy(CLASSES), torch.from_numpy(weights)
+    torch.nn.functional.cross_entropy(z, y, w, label_smoothing=smoothing).backward()
+    assert z.grad is not None
+    return z.grad.numpy()
+
+
+def gradient_behind_a_softmax(smoothing: float) -> np.ndarray:
+    z = torch.from_numpy(SCORES).requires_grad_()
+    torch.nn.functional.cross_entropy(z.softmax(-1), torch.from_numpy(CLASSES), label_smoothing=smoothing).backward()
+    assert z.grad is not None
+    return z.grad.numpy()
 
 
 SCORES, CLASSES = RANDOM.standard_normal((8, 5)), np.array([0, 1, 2, 3, 4, 0, 1, 2])
@@ -386,6 +430,39 @@ def test_a_loss_is_explained_by_the_gradients_of_its_outputs(theirs: np.ndarray 
     found = {"torch": {"": ours}, "paddle": {} if theirs is None else {"": theirs}}
     cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
     assert cause and text in (cause.sentence or "")
+
+
+WEIGHTS = np.array([1.0, 2.0, 0.5, 1.0, 3.0])
+BY_SAMPLE = (0.9 * WEIGHTS + 0.1 * WEIGHTS.mean())[CLASSES]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "text"),
+    [
+        (gradient_by_class(WEIGHTS, 0.2), "label smoothing: PyTorch 0.1, Paddle 0.2"),
+        (
+            gradient(SCORES, CLASSES, MEAN, 0.1),
+            "weights of the classes (relative to the first): PyTorch 0: 1, 1: 2, 2: 0.5, 3: 1 and 1 more, Paddle equal",
+        ),
+        (
+            gradient(SCORES, CLASSES, BY_SAMPLE / BY_SAMPLE.sum(), 0.1),
+            "weights of the classes with label smoothing: PyTorch multiplies each class's term by its weight, Paddle multiplies each "
+            "sample by the weight of its smoothed label",
+        ),
+        (
+            gradient_behind_a_softmax(0.1),
+            "only Paddle's loss applies a softmax to the outputs before that of the cross-entropy",
+        ),
+        (
+            gradient_by_class(WEIGHTS, 0.1) - 0.3 * SCORES,
+            "loss is that of PyTorch minus 6 times the mean of the squares of the output",
+        ),
+    ],
+)
+def test_weights_and_label_smoothing_are_told_apart(theirs: np.ndarray, text: str) -> None:
+    found = {"torch": {"": gradient_by_class(WEIGHTS, 0.1)}, "paddle": {"": theirs}}
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
+    assert cause and text in (cause.sentence or ""), cause
 
 
 def test_the_divisor_of_weighted_labels_is_named() -> None:

@@ -33,6 +33,7 @@ def compare(compare_pair: ComparePair, torch: str, paddle: str = "", steps: int 
         ("TwoInAnObject", ""),
         ("plateau", ""),
         ("renamed", "adam"),
+        ("averaged", ""),
     ],
 )
 def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
@@ -63,12 +64,20 @@ def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle
             "decayed_with_schedule",
             "optimizer: PyTorch RateInVelocity, Paddle Momentum; the velocity of PyTorch contains the learning rate, that of Paddle",
         ),
+        ("averaged", "kept_longer", "likely cause: keep: PyTorch 0.9, Paddle 0.95 at all 4 parameters"),
     ],
 )
 def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle: str, text: str) -> None:
     outcome = compare(compare_pair, torch, paddle)
     assert outcome.verdict == "different"
     assert text in outcome.sentence()
+
+
+def test_the_state_of_an_optimizer_with_a_name_is_compared(compare_pair: ComparePair) -> None:
+    counts = [
+        compare(compare_pair, "adam", name).verdicts.stages["update"].compared for name in ("adam", "with_a_name")
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_an_object_without_an_optimizer_is_refused(compare_pair: ComparePair) -> None:

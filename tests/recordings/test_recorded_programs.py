@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,95 @@ def test_an_optimizer_that_somebody_wrote_is_judged_by_its_updates(tmp_path: Pat
     assert outcome.optimizers == ([] if rate == 0.1 else ["learning rate: PyTorch 0.1, Paddle 0.2 at all 6 parameters"])
 
 
+class PaddleLinear(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = paddle.nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return PF.tanh(self.fc(x))
+
+
+class TorchLinear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 2)
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(self.fc(x))
+
+
+OPTIMIZERS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "adamw": {
+        "torch": lambda net: torch.optim.AdamW(net.parameters(), 0.1, (0.8, 0.9), weight_decay=0.1),
+        "paddle": lambda net: paddle.optimizer.AdamW(0.1, 0.8, 0.9, 1e-8, net.parameters(), 0.1),
+    },
+    "adagrad": {
+        "torch": lambda net: torch.optim.Adagrad(net.parameters(), 0.1, eps=1e-6),
+        "paddle": lambda net: paddle.optimizer.Adagrad(0.1, 1e-6, net.parameters()),
+    },
+}
+NETS: dict[str, Callable[[], Any]] = {"torch": TorchLinear, "paddle": PaddleLinear}
+
+
+def train_linear(net: Any, optimizer: Any, steps: Iterable[Any], rates: Sequence[float] = ()) -> None:
+    """Train on `steps` of a replay or a range; `rates` are those of the steps."""
+    for number, step in enumerate(steps):
+        if rates:
+            optimizer.param_groups[0]["lr"] = rates[number]
+        numbers = np.random.default_rng(number).standard_normal((4, 3)).astype(np.float32)
+        made = torch.from_numpy if isinstance(net, torch.nn.Module) else paddle.to_tensor
+        (net(made(numbers) if isinstance(step, int) else step.inputs[0]) ** 2).sum().backward()
+        optimizer.step()
+        (optimizer.zero_grad if isinstance(net, torch.nn.Module) else optimizer.clear_grad)()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(("recorded", "replayed"), [("torch", "paddle"), ("paddle", "torch"), ("paddle", "paddle")])
+def test_a_replay_restores_an_adam_and_warns_of_others(tmp_path: Path, kind: str, recorded: str, replayed: str) -> None:
+    net, other = NETS[recorded](), NETS[replayed]()
+    optimizer, own = OPTIMIZERS[kind][recorded](net), OPTIMIZERS[kind][replayed](other)
+    train_linear(net, optimizer, range(2))
+    with parity.record(net, optimizer, tmp_path / "late"):
+        train_linear(net, optimizer, range(3))
+    is_restored = kind == "adamw"
+    warned = contextlib.nullcontext() if is_restored else pytest.warns(UserWarning, match="late: the optimizer kept")
+    with warned, parity.replay(tmp_path / "late", other, own, output=tmp_path / "out") as steps:
+        train_linear(other, own, steps)
+    outcome = parity.compare_recordings(tmp_path / "late", tmp_path / "out")
+    assert any("state of the optimizer before step 1: " in text for text in outcome.conditions) != is_restored
+    assert outcome.verdict == ("equal" if is_restored else "different"), outcome.sentence()
+    assert is_restored or "cause: state of the optimizer before step 1: " in outcome.sentence()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_fresh_optimizer_has_no_state(tmp_path: Path, kind: str) -> None:
+    net, other = TorchLinear(), PaddleLinear()
+    optimizer, own = OPTIMIZERS[kind]["torch"](net), OPTIMIZERS[kind]["paddle"](other)
+    with parity.record(net, optimizer, tmp_path / "fresh"):
+        train_linear(net, optimizer, range(3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the optimizer kept")
+        with parity.replay(tmp_path / "fresh", other, own, output=tmp_path / "out") as steps:
+            train_linear(other, own, steps)
+    outcome = parity.compare_recordings(tmp_path / "fresh", tmp_path / "out")
+    assert outcome.verdict == "equal" and not outcome.conditions, outcome.sentence()
+
+
+@pytest.mark.parametrize("rates", [[0.3, 0.1], [0.3, 0.2]], ids=["by its step", "by the recorded step"])
+def test_a_schedule_that_gaps_put_out_of_step_is_said(tmp_path: Path, rates: list[float]) -> None:
+    net, other = TorchLinear(), TorchLinear()
+    optimizer, own = (torch.optim.SGD(one.parameters(), 0.1) for one in (net, other))
+    with parity.record(net, optimizer, tmp_path / "run", every=2):
+        train_linear(net, optimizer, range(3), [0.3, 0.1, 0.2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with parity.replay(tmp_path / "run", other, own, output=tmp_path / "out") as steps:
+            train_linear(other, own, steps, rates)
+    said = [str(one.message) for one in caught if "step 3 is the replay's step 2" in str(one.message)]
+    assert bool(said) == (rates[1] != 0.2)
+
+
 @pytest.mark.parametrize("is_same", [True, False])
 def test_parameters_may_be_left_out_of_clipping_in_two_ways(tmp_path: Path, is_same: bool) -> None:
     torch.manual_seed(0)
@@ -127,8 +219,33 @@ def test_parameters_may_be_left_out_of_clipping_in_two_ways(tmp_path: Path, is_s
     outcome = replay_paddle(tmp_path / "torch.run", tmp_path / "paddle.run", descent, net)
     assert outcome.verdict == ("equal" if is_same else "different"), outcome.sentence()
     left_out = "left out of clipping: PyTorch no, Paddle yes at conv.weight, conv.bias, bn.weight, bn.bias"
-    assert outcome.conditions == [left_out]
+    assert outcome.conditions == ([] if is_same else [left_out])
     assert is_same or left_out in outcome.sentence()
+
+
+CALLS: dict[str, tuple[Callable[[TorchLinear], list[Any]], str]] = {
+    "part": (
+        lambda net: [iter([net.fc.weight])],
+        "left out of clipping: the reference no, the candidate yes at fc.bias",
+    ),
+    "each": (lambda net: [net.fc.weight, net.fc.bias], "the candidate clips the norm of each gradient to 0.01"),
+}
+
+
+@pytest.mark.parametrize(("calls", "words"), CALLS.values(), ids=CALLS)
+def test_what_a_loop_clips_is_recorded(tmp_path: Path, calls: Callable[[TorchLinear], list[Any]], words: str) -> None:
+    for name, choose in (("all", lambda net: [net.parameters()]), ("other", calls)):
+        torch.manual_seed(0)
+        net = TorchLinear()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with parity.record(net, optimizer, tmp_path / name, 1):
+            net(torch.ones(1, 3)).sum().backward()
+            for parameters in choose(net):
+                torch.nn.utils.clip_grad_norm_(parameters, 0.01)
+            optimizer.step()
+    outcome = parity.compare_recordings(tmp_path / "all", tmp_path / "other")
+    assert outcome.verdict == "different"
+    assert words in outcome.sentence(), outcome.sentence()
 
 
 def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
