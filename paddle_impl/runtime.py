@@ -111,7 +111,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 8) -> float:
+def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 24) -> float:
     """The highest GFLOP/s of `times` products of square matrices in `dtype` (2 * size**3 operations each), measured on `device` now."""
     THREADS.give(THREADS.count, paddle.base.core.set_num_threads)
     a = paddle.rand([size, size]).astype(dtype)  # on the device that `start` chose

@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 8) -> float:
+def multiply_peak(device: str, dtype: str = "float32", size: int = 2048, times: int = 24) -> float:
     """The highest GFLOP/s of `times` products of square matrices in `dtype` (2 * size**3 operations each), measured on `device` now."""
     a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu").to(getattr(torch, dtype))
     # DIFFERS: as a convolution of 1 by 1, the product runs in oneDNN. On AMD's processors, that is twice as fast as MKL's float32.
