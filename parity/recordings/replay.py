@@ -173,12 +173,13 @@ class Replay:
         by_slot: dict[str, dict[str, Array]] = {}
         for name, state in states.items():
             for slot, array in state.items():
-                weight = record[f"start/{name}"]
-                if array.size != (1 if slot == "updates" else weight.size) or not np.isfinite(array).all():
+                weight, is_count = record[f"start/{name}"], slot == "updates"
+                fits = array.size == 1 if is_count else array.shape == weight.shape
+                if not (fits and np.isfinite(array).all()):
                     raise InputError(
                         f"{record.path} is damaged: state/{slot}/{name} is no state of {name}; record again"
                     )
-                by_slot.setdefault(slot, {})[name] = np.broadcast_to(array, weight.shape)
+                by_slot.setdefault(slot, {})[name] = np.full(weight.shape, array.item()) if is_count else array
         tensors, own = self.observed.tensors(), dict[str, dict[str, Array]]()
         updated = {id(parameter) for parameter in self.backend.parameters_of(self.optimizer)} if states else set()
         for slot, arrays in by_slot.items():

@@ -15,11 +15,14 @@ import paddle.nn.functional as PF
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 import parity
 from helpers import recorded_loop_paddle, recorded_loop_torch
 from parity.cli.main import main
+from parity.errors import InputError
 from parity.recordings.compare_recordings import RecordingOutcome
 from parity.recordings.recording import read_recording
 
@@ -170,6 +173,27 @@ def test_a_replay_restores_an_adam_and_warns_of_others(tmp_path: Path, kind: str
     assert any("state of the optimizer before step 1: " in text for text in outcome.conditions) != is_restored
     assert outcome.verdict == ("equal" if is_restored else "different"), outcome.sentence()
     assert is_restored or "cause: state of the optimizer before step 1: " in outcome.sentence()
+
+
+@pytest.mark.parametrize(("slot", "array"), [("moment1", np.zeros((3, 2))), ("updates", np.zeros(2))])
+def test_a_state_of_another_shape_is_refused(tmp_path: Path, slot: str, array: np.ndarray) -> None:
+    net = TorchLinear()
+    optimizer = OPTIMIZERS["adamw"]["torch"](net)
+    train_linear(net, optimizer, range(1))
+    with parity.record(net, optimizer, tmp_path / "late"):
+        train_linear(net, optimizer, range(1))
+    (file,) = (tmp_path / "late" / "rank0").glob("*.safetensors")
+    with safe_open(file, "numpy") as opened:
+        about = opened.metadata()
+    name = f"state/{slot}/fc.weight"
+    save_file({**load_file(file), name: array}, file, about)
+    other = TorchLinear()
+    own = OPTIMIZERS["adamw"]["torch"](other)
+    with (
+        pytest.raises(InputError, match=f"is damaged: {name} is no state of fc.weight"),
+        parity.replay(tmp_path / "late", other, own) as steps,
+    ):
+        next(steps)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
