@@ -119,7 +119,7 @@ def _is_rounded_constant(named: dict[str, Any]) -> bool:
     if named.get("type") != "fill_constant" or named["attrs"].get("dtype") != paddle.float64:
         return False
     value = _constant_of(named["attrs"])
-    return bool(np.float32(value) != value) and np.isfinite(value)
+    return abs(value) <= float(np.finfo(np.float32).max) and float(np.float32(value)) != value
 
 
 def _constant_of(attributes: Mapping[str, Any]) -> float:

@@ -35,7 +35,8 @@ def scheduler_of(optimizer: torch.optim.Optimizer) -> Any:
 def rounded_scalars(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
     # Who writes an optimizer may keep its settings as attributes.
-    vars(optimizer).update({key: _rounded(value) for key, value in vars(optimizer).items() if isinstance(value, float)})
+    own = vars(optimizer)
+    own.update({key: _rounded(value) for key, value in own.items() if isinstance(value, float | tuple)})
     before = [dict(group) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group.update({key: _rounded(value) for key, value in group.items() if key not in ("params", "initial_lr")})
@@ -55,4 +56,4 @@ def watch_clipping(record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
 def _rounded(value: Any) -> Any:
     if isinstance(value, float) or (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
         return float(np.float32(value.item() if isinstance(value, Tensor) else value))
-    return tuple(map(_rounded, value)) if isinstance(value, tuple) else value
+    return tuple(map(_rounded, value)) if type(value) is tuple else value

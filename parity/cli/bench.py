@@ -50,7 +50,9 @@ from parity.cli.options import (
     report_option,
     threads_option,
 )
+from parity.data import fetch
 from parity.data.batches import preprocess
+from parity.data.folder import PREFIX
 from parity.errors import InputError, suggest
 from parity.experiments.tables import conditions, counted
 from parity.files import generated_block
@@ -368,7 +370,7 @@ def _checkouts(options: Options, variants: dict[str, Variant], threads: int) -> 
         "steps": options.steps,
         "threads": threads,
         "device": options.device,
-        "data": options.data,
+        "data": _from_anywhere(options.data),
         "data-dir": options.data_dir and options.data_dir.absolute(),
         "paddle-python": options.paddle_python and _from_anywhere(options.paddle_python),
         "torch-python": options.torch_python and _from_anywhere(options.torch_python),
@@ -382,7 +384,9 @@ def _checkouts(options: Options, variants: dict[str, Variant], threads: int) -> 
 
 
 def _from_anywhere(name: str | Path) -> str:
-    """Return `name` so that a process in another folder finds it if it is a path."""
+    """Return `name` so that a process in another folder finds it if it is a file, or a folder of pictures."""
+    if str(name).startswith(PREFIX):
+        return f"{PREFIX}{fetch.expand(str(name).removeprefix(PREFIX)).absolute()}"
     return str(Path(name).absolute()) if Path(name).is_file() else str(name)
 
 

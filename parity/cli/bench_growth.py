@@ -229,7 +229,8 @@ def _last_json(written: str) -> dict[str, Any]:
 
 def measure_growth(options: Options, console: Console, frameworks: list[str]) -> dict[str, Any]:
     """Measure the parts that `options` names, one after the other. Return their points and fits, and the conditions."""
-    parts, growth = _parts(options), _plan(options, console, frameworks)
+    parts = _parts(options)
+    growth = _plan(options, console, frameworks, parts)
     before = machine.load_average()
     console.say(
         f"{growth.network} on {machine.describe()}, {growth.threads} threads each; load average before: {before}"
@@ -332,8 +333,8 @@ def _parts(options: Options) -> list[str]:
     return [name for name in PARTS if name in chosen]
 
 
-def _plan(options: Options, console: Console, frameworks: list[str]) -> _Growth:
-    """Return what is to be measured. `InputError` for points of which no cost can be drawn."""
+def _plan(options: Options, console: Console, frameworks: list[str], parts: Sequence[str]) -> _Growth:
+    """Return what is to be measured. `InputError` for points of `parts` of which no cost can be drawn."""
     refuse(options, ("against", "epochs"), "is not for growth: leave it out")
     recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     numbers = dict.fromkeys(LISTS, positive) | {"widths": _width}
@@ -342,14 +343,17 @@ def _plan(options: Options, console: Console, frameworks: list[str]) -> _Growth:
         raise InputError(f"--batch-sizes: a batch has at most {MOST_IMAGES} images")
     if points["check_steps"][0] < 2:
         raise InputError("--check-steps: a check needs at least 2 steps to compare a trajectory")
-    if recipe.batch_size < 2 * points["processes"][-1]:
+    if "processes" in parts and recipe.batch_size < 2 * points["processes"][-1]:
         raise InputError(
             f"--processes: a batch of {counted(recipe.batch_size, 'image')} leaves some of {points['processes'][-1]} processes less "
             "than 2 images, which a batch norm needs: raise --batch-size"
         )
     threads = options.threads or machine.cores()
-    growth = _Growth(options, console, frameworks, points, options.network or NETWORK, recipe, threads)
-    growth.cousins()  # raises `InputError`
+    network = options.network or NETWORK
+    articles.get_network(network)  # raises `InputError`, as does the next
+    growth = _Growth(options, console, frameworks, points, network, recipe, threads)
+    if any("width" in name for name in parts):
+        growth.cousins()
     return growth
 
 

@@ -172,7 +172,8 @@ def _source(options: Options) -> Source:
     else:
         with about(path, "take another copy"):
             accuracy = proportion(metadata["test_accuracy"]) if "test_accuracy" in metadata else None
-    return _checked(path, network, state, experiment, accuracy)
+    is_tested = not (experiment and experiment.hold_out)  # else the accuracy is that of training images
+    return _checked(path, network, state, experiment, accuracy if is_tested else None)
 
 
 def _network(name: str) -> Network:
@@ -411,8 +412,7 @@ def _metadata(source: Source, framework: str) -> dict[str, str]:
         known |= {"recipe": json.dumps(asdict(experiment.recipe)), "data": experiment.data}
         if names := experiment.classes or data.CLASSES.get(experiment.data):
             known["classes"] = json.dumps(names)
-    tested = source.accuracy is not None and not (experiment and experiment.hold_out)
-    return known | ({"test_accuracy": repr(source.accuracy)} if tested else {})
+    return known | ({} if source.accuracy is None else {"test_accuracy": repr(source.accuracy)})
 
 
 def _about(source: Source, framework: str) -> str:

@@ -17,7 +17,7 @@ from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import causes, mapping, model_tree
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
-from parity.recipe.optimizer_description import OTHER_CLASS, is_own
+from parity.recipe.optimizer_description import LABELS, OTHER_CLASS, is_own
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair, run_of
 from parity.recordings.recording import RankRecording, read_recording
@@ -155,6 +155,8 @@ def _compare(
     settings, _ = causes.settings(pair.pairing, aligned, runs, "unbiased", True)
     optimizer, other = pair.optimizers(pair.numbers[0])
     undecided = [OTHER_CLASS] if optimizer.kind != other.kind and (is_own(optimizer) or is_own(other)) else []
+    if any(record.description.clips and not record.description.clipped for record in first):
+        undecided.append(LABELS["unclipped"])  # recordings of version 0.2.0 do not say which parameters a loop clips
     outputs = next(iter(run_of(first[0]).outputs.values()), None)
     outcome = RecordingOutcome(
         source.sides,

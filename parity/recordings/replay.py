@@ -153,32 +153,34 @@ class Replay:
                 stacklevel=4,
             )
 
-    def _states(self, record: StepRecord) -> dict[str, dict[str, Array]]:
-        """Return the recorded state of each parameter by slot, in names and layout of the recording; empty if it cannot be restored."""
+    def _states(self, record: StepRecord) -> dict[str, set[str]]:
+        """Return the slots of the recorded state of each parameter, by the recording's names; empty if it cannot be restored."""
         kind = record.description.described_optimizer.kind
         slots = RESTORED.get(kind)
         if not slots or not isinstance(self.optimizer, self.backend.OPTIMIZER) or self.observed.own_dtype() in HALVES:
             return {}
         if self.backend.describe_optimizer(self.optimizer, {}).kind != kind:
             return {}
-        found: dict[str, dict[str, Array]] = {}
+        found: dict[str, set[str]] = {}
         for place in record.named("state"):
             slot, _, name = place.partition("/")
-            found.setdefault(name, {})[slot] = record[f"state/{place}"]
-        return found if all(slots <= state.keys() for state in found.values()) else {}
+            found.setdefault(name, set()).add(slot)
+        return found if all(slots <= held for held in found.values()) else {}
 
     def _restore(self, record: StepRecord) -> None:
         """Give the optimizer the recorded state of each parameter, in the names and layout of this model."""
         states = self._states(record)
         by_slot: dict[str, dict[str, Array]] = {}
-        for name, state in states.items():
-            for slot, array in state.items():
-                weight = record[f"start/{name}"]
-                if array.size != (1 if slot == "updates" else weight.size) or not np.isfinite(array).all():
+        for name, slots in states.items():
+            for slot in slots:
+                array = record[f"state/{slot}/{name}"]
+                weight, is_count = record[f"start/{name}"], slot == "updates"
+                fits = array.size == 1 if is_count else array.shape == weight.shape
+                if not (fits and np.isfinite(array).all()):
                     raise InputError(
                         f"{record.path} is damaged: state/{slot}/{name} is no state of {name}; record again"
                     )
-                by_slot.setdefault(slot, {})[name] = np.broadcast_to(array, weight.shape)
+                by_slot.setdefault(slot, {})[name] = np.full(weight.shape, array.item()) if is_count else array
         tensors, own = self.observed.tensors(), dict[str, dict[str, Array]]()
         updated = {id(parameter) for parameter in self.backend.parameters_of(self.optimizer)} if states else set()
         for slot, arrays in by_slot.items():

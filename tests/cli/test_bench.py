@@ -22,7 +22,7 @@ from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, ti
 from parity.benchmark.other_checkout import name_checkout, time_checkout
 from parity.benchmark.variants import ALONE, Variant, choose_variants, find_ceilings
 from parity.cli import bench_accuracy, bench_growth
-from parity.cli.bench import PAGES, markdown
+from parity.cli.bench import PAGES, _from_anywhere, markdown
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.network import articles
@@ -196,6 +196,19 @@ def test_another_checkout_is_timed_by_its_own_benchmark(tmp_path: Path, monkeypa
     assert time_checkout(tmp_path, Variant("torch", "bf16"), "end to end", ["--steps", "1"])() == 2.0
     with pytest.raises(InputError, match="printed no speed: "):
         time_checkout(tmp_path, Variant("paddle"), "end to end", [])()
+
+
+def test_another_checkout_finds_files_and_folders_of_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.json").touch()
+    given = ("net.json", "folder:pictures", "cifar10", "vgg_mini@0.5")
+    assert [_from_anywhere(name) for name in given] == [
+        str(tmp_path / "net.json"),
+        f"folder:{tmp_path / 'pictures'}",
+        *given[2:],
+    ]
 
 
 @pytest.mark.slow  # each turn starts the frameworks again

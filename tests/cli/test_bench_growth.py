@@ -200,6 +200,15 @@ def test_bad_usage_ends_with_2_and_one_line(
     assert line.startswith("error: ") and said in line
 
 
+def test_what_only_other_parts_need_is_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = ("--network", "INPUT -> FC", "--data", "nothing")  # the data set is refused last
+    for words in (("--parts", "batch", "--batch-size", "2"), ("--parts", "batch,processes")):
+        assert main(["growth", *pattern, *words]) == 2
+        assert "unknown data set 'nothing'" in capsys.readouterr().err
+    assert main(["growth", *pattern, "--parts", "width"]) == 2
+    assert "has no widths" in capsys.readouterr().err
+
+
 def test_points_of_growth_are_refused_by_other_subjects(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--parts", "--widths", "--processes", "--check-steps", "--update"):
         assert main(["train", flag, "1"]) == 2

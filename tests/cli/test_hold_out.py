@@ -13,6 +13,8 @@ from helpers.framework_process import FrameworkProcess
 from helpers.refusals import EXPERIMENT, saved_run, the_error
 from helpers.scripts import script_main
 from parity import data
+from parity.cli.command import Options
+from parity.cli.export import _source
 from parity.data import Dataset
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
@@ -86,6 +88,7 @@ def test_a_run_is_tested_on_what_it_holds_back(process: FrameworkProcess, tmp_pa
     assert evaluate([*views, "--split", "held-back", "--report", str(run)]) == 0
     found = json.loads((run / "evaluation.json").read_text())
     assert (found["pictures"], f"{1 - found['rows'][0]['top1_error']:.2%}") == (40, accuracy)
+    assert _source(Options(model=str(run))).accuracy is None, "an ONNX file would name it a test accuracy"
     assert script_main("compare_runs")([str(run), "--output", str(tmp_path / "a.png"), "--json"]) == 0
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
+import torch
 
 from helpers.pair_models import ComparePair
+from parity.backend.registry import implementation
 from parity.errors import InputError
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.programs import Program
@@ -71,6 +74,15 @@ def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle:
     outcome = compare(compare_pair, torch, paddle)
     assert outcome.verdict == "different"
     assert text in outcome.sentence()
+
+
+def test_settings_in_attributes_are_rounded(framework: str) -> None:
+    layer = torch.nn.Linear(2, 2) if framework == "torch" else paddle.nn.Linear(2, 2)
+    make = {"torch": torch.optim.SGD, "paddle": lambda weights: paddle.optimizer.SGD(0.1, weights)}[framework]
+    optimizer: Any = make(layer.parameters())
+    optimizer.own, optimizer.both = 0.1, (0.9, 0.999)
+    with implementation(framework, "optimizer_steps").rounded_scalars(optimizer):
+        assert (optimizer.own, optimizer.both) == (np.float32(0.1), (np.float32(0.9), np.float32(0.999)))
 
 
 def test_the_state_of_an_optimizer_with_a_name_is_compared(compare_pair: ComparePair) -> None:

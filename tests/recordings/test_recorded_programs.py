@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -15,11 +16,14 @@ import paddle.nn.functional as PF
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 import parity
 from helpers import recorded_loop_paddle, recorded_loop_torch
 from parity.cli.main import main
+from parity.errors import InputError
 from parity.recordings.compare_recordings import RecordingOutcome
 from parity.recordings.recording import read_recording
 
@@ -172,6 +176,26 @@ def test_a_replay_restores_an_adam_and_warns_of_others(tmp_path: Path, kind: str
     assert is_restored or "cause: state of the optimizer before step 1: " in outcome.sentence()
 
 
+@pytest.mark.parametrize(("slot", "array"), [("moment1", np.zeros((3, 2))), ("updates", np.zeros(2))])
+def test_a_state_of_another_shape_is_refused(tmp_path: Path, slot: str, array: np.ndarray) -> None:
+    net = TorchLinear()
+    optimizer = OPTIMIZERS["adamw"]["torch"](net)
+    train_linear(net, optimizer, range(1))
+    with parity.record(net, optimizer, tmp_path / "late"):
+        train_linear(net, optimizer, range(1))
+    (file,) = (tmp_path / "late" / "rank0").glob("*.safetensors")
+    about = metadata_of(file)
+    name = f"state/{slot}/fc.weight"
+    save_file({**load_file(file), name: array}, file, about)
+    other = TorchLinear()
+    own = OPTIMIZERS["adamw"]["torch"](other)
+    with (
+        pytest.raises(InputError, match=f"is damaged: {name} is no state of fc.weight"),
+        parity.replay(tmp_path / "late", other, own) as steps,
+    ):
+        next(steps)
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_fresh_optimizer_has_no_state(tmp_path: Path, kind: str) -> None:
     net, other = TorchLinear(), PaddleLinear()
@@ -221,6 +245,19 @@ def test_parameters_may_be_left_out_of_clipping_in_two_ways(tmp_path: Path, is_s
     left_out = "left out of clipping: PyTorch no, Paddle yes at conv.weight, conv.bias, bn.weight, bn.bias"
     assert outcome.conditions == ([] if is_same else [left_out])
     assert is_same or left_out in outcome.sentence()
+    if is_same:
+        (file,) = (tmp_path / "torch.run" / "rank0").glob("*.safetensors")
+        about = metadata_of(file)
+        step = json.loads(about["step"])
+        del step["clipped"]
+        save_file(load_file(file), file, {**about, "step": json.dumps(step)})
+        old = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+        assert old.verdict == "equal" and old.conditions == [left_out], "a recording of version 0.2.0"
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    with safe_open(file, "numpy") as opened:
+        return dict(opened.metadata())
 
 
 CALLS: dict[str, tuple[Callable[[TorchLinear], list[Any]], str]] = {
