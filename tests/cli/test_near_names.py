@@ -9,7 +9,7 @@ from parity.cli.main import main
 from parity.errors import suggest
 
 MISSING = {
-    "bench": "missing argument 'train|infer|accuracy'. Choose from: train, infer, accuracy; for example: vgg-parity bench train (",
+    "bench": "missing argument 'train|infer|accuracy|growth'. Choose from: train, infer, accuracy, growth; for example: vgg-parity bench train (",
     "predict": "missing argument 'IMAGE...'; for example: vgg-parity predict cat.png holiday/ (",
     "convert a.tar": "missing argument 'DST'; for example: vgg-parity convert params_pass_199.tar vgg.safetensors (",
     "export": "missing option '--model'; for example: vgg-parity export --model runs/RUN --output vgg.onnx (",
@@ -24,7 +24,7 @@ NEAR = {
     "Predict a.png": "no such command 'Predict'; did you mean predict (",
     "predict --modle a": "no such option '--modle'; did you mean --model (",
     "selftest --only x": "no such option '--only' (",
-    "bench trian": "'trian' is not one of 'train', 'infer', 'accuracy'; did you mean train (",
+    "bench trian": "'trian' is not one of 'train', 'infer', 'accuracy', 'growth'; did you mean train (",
     "experiment ablatoin": "did you mean ablation (",
     "predict --framework torhc a.png": "--framework: 'torhc' is not one of 'paddle', 'torch'; did you mean torch (",
     "bench train --frameworks padle": "--frameworks: 'padle' is not one of paddle, torch for train; did you mean paddle",
