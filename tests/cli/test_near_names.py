@@ -9,7 +9,8 @@ from parity.cli.main import main
 from parity.errors import suggest
 
 MISSING = {
-    "bench": "missing argument 'train|infer|accuracy|growth'. Choose from: train, infer, accuracy, growth; for example: vgg-parity bench train (",
+    "bench": "missing argument 'train|infer|accuracy|growth'. "
+    "Choose from: train, infer, accuracy, growth; for example: vgg-parity bench train (",
     "predict": "missing argument 'IMAGE...'; for example: vgg-parity predict cat.png holiday/ (",
     "convert a.tar": "missing argument 'DST'; for example: vgg-parity convert params_pass_199.tar vgg.safetensors (",
     "export": "missing option '--model'; for example: vgg-parity export --model runs/RUN --output vgg.onnx (",
