@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 from parity import machine
 from parity.arrays import Array
 from parity.backend.child_main import __file__ as child_main
-from parity.backend.registry import spoken_name
+from parity.backend.registry import FRAMEWORKS, spoken_name
 from parity.benchmark.growth import LINE, POWER, fit
 from parity.benchmark.interleaved_timing import Contest, interval
 from parity.cli.bench_contestants import MOST_IMAGES, load_images, python_of, run_program, start_worker
@@ -229,7 +229,7 @@ def _last_json(written: str) -> dict[str, Any]:
 
 def measure_growth(options: Options, console: Console, frameworks: list[str]) -> dict[str, Any]:
     """Measure the parts that `options` names, one after the other. Return their points and fits, and the conditions."""
-    parts = _parts(options)
+    parts = _parts(options, frameworks)
     growth = _plan(options, console, frameworks, parts)
     before = machine.load_average()
     console.say(
@@ -326,11 +326,15 @@ def make_ratios(part: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 # Bad input, before any work
 
 
-def _parts(options: Options) -> list[str]:
+def _parts(options: Options, frameworks: Collection[str]) -> list[str]:
+    """Return the chosen parts. A check needs both frameworks, so without one of them, checks are left out or refused."""
     chosen = list(dict.fromkeys(options.parts.split(","))) if options.parts else list(PARTS)
     if unknown := [name for name in chosen if name not in PARTS]:
         raise InputError(f"--parts: {unknown[0]!r} is not one of {', '.join(PARTS)}{suggest(unknown[0], PARTS)}")
-    return [name for name in PARTS if name in chosen]
+    checks = [name for name in chosen if name.startswith(CHECK) and len(frameworks) < len(FRAMEWORKS)]
+    if checks and options.parts:
+        raise InputError(f"--parts: {checks[0]} compares both frameworks: leave --frameworks out")
+    return [name for name in PARTS if name in chosen and name not in checks]
 
 
 def _plan(options: Options, console: Console, frameworks: list[str], parts: Sequence[str]) -> _Growth:

@@ -79,8 +79,8 @@ def _ungrouped(names: str) -> Callable[[Recipe], Recipe]:
 NETWORK_PARTS: dict[str, Callable[[Network], Network]] = {
     "whitening": _nodes(_learned),
     "identity": _nodes(_random),
-    "gelu": lambda network: network.with_activation("relu"),
-    "silu": lambda network: network.with_activation("silu"),
+    "gelu": lambda network: replace(network.with_activation("relu"), name=network.name),
+    "silu": lambda network: replace(network.with_activation("silu"), name=network.name),
     "frozen_scales": _nodes(_scaled),
     "pool_before_norm": _pools_last,
 }

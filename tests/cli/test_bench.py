@@ -277,7 +277,7 @@ def test_pages_of_the_documented_benchmarks_are_made_of_their_logs(folder: Path)
 
 def test_every_documented_benchmark_has_a_log_and_every_log_a_page() -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
-    assert {folder.name for folder in LOGS} == set(re.findall(r"\(bench/(\w+)/bench\.md\)", pages))
+    assert {folder.name for folder in LOGS} == set(re.findall(r"\(bench/([\w-]+)/bench\.md\)", pages))
     assert len(LOGS) >= 4
 
 

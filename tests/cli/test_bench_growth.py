@@ -176,6 +176,10 @@ def test_processes_and_checks_report_time_and_memory_of_all_their_processes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (
+            ("--parts", "batch,check-steps", "--frameworks", "torch"),
+            "--parts: check-steps compares both frameworks: leave --frameworks out",
+        ),
         (("--parts", "batch,widht"), "--parts: 'widht' is not one of batch, width, processes"),
         (("--batch-sizes", "16"), "--batch-sizes '16' is one point, which has no slope"),
         (("--batch-sizes", "16,many"), "--batch-sizes '16,many': give numbers such as 16,32,64,128,256"),
