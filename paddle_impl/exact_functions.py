@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,8 +45,7 @@ def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[],
         return original
 
     def operator(*given: Any, **named: Any) -> Any:
-        is_plain = all(value is None for value in named.values())  # `out` is None
-        result = exact_result(own, given) if is_plain else None
+        result = exact_result(own, given, {key: value for key, value in named.items() if value is not None})
         if result is None:
             return original(*given, **named)
         return paddle.assign(result, given[0]) if own != name else result
@@ -52,20 +53,24 @@ def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[],
     return operator
 
 
-def exact_result(name: str, values: Sequence[Any]) -> Tensor | None:
-    """Return the result of the operator `name` with the arguments `values` by its formula; None: its kernel is to compute.
+def exact_result(name: str, values: Sequence[Any], named: Mapping[str, Any] = MappingProxyType({})) -> Tensor | None:
+    """Return the result of the operator `name` with the arguments `values` and `named` by its formula; None: its kernel is to compute.
 
-    It is for float64, if one of the values is a scalar that float32 rounds, or always where a kernel holds constants in float32.
+    It is for float64, if one of the values is a scalar that float32 rounds, or always where a kernel holds constants in float32. It is
+    not for named arguments that the formula lacks, such as `out`.
     """
-    if getattr(values[0], "dtype", None) != paddle.float64:
+    everything = [*values, *named.values()]
+    if not values or getattr(values[0], "dtype", None) != paddle.float64:
         return None
     formula = FORMULAS.get(name) or KERNELS.get(name)
     if name in GRAPHS and not paddle.in_dynamic_mode():
         formula = GRAPHS[name]
     with np.errstate(over="ignore"):
-        numbers = [value for value in values if isinstance(value, float)]
+        numbers = [value for value in everything if isinstance(value, float)]
         rounded = name in KERNELS or any(float(np.float32(number)) != number for number in numbers)
-    return formula(*values) if formula and rounded else None
+    if not formula or not rounded or not set(named) <= set(inspect.signature(formula).parameters):
+        return None
+    return formula(*values, **named)
 
 
 def scaled(x: Tensor, eps: Any) -> tuple[Tensor, Any]:
@@ -176,7 +181,8 @@ def _softshrink(x: Tensor, threshold: float) -> Tensor:
     return paddle.where(far, x - paddle.sign(x) * _number(threshold), paddle.zeros_like(x))
 
 
-def _softplus(x: Tensor, beta: float, threshold: float) -> Tensor:
+def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0, name: str | None = None) -> Tensor:
+    # DIFFERS: in 3.x the function is the operator itself, so that the operator gets the function's name and keywords.
     inner = x * _number(beta)
     linear = inner > _number(threshold)
     return paddle.where(

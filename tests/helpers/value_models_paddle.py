@@ -314,7 +314,7 @@ class Scaled(nn.Layer):
             "selu": (nn.SELU(), F.selu),
             "other selu": (nn.SELU(1.1, 1.7), lambda x: F.selu(x, 1.1, 1.7)),
             "softshrink": (nn.Softshrink(0.3), lambda x: F.softshrink(x, 0.3)),
-            "softplus": (nn.Softplus(0.3, 2.1), lambda x: F.softplus(x, 0.3, 2.1)),
+            "softplus": (nn.Softplus(0.3, 2.1), lambda x: F.softplus(x, beta=0.3, threshold=2.1)),
             "elu": (nn.ELU(slope), lambda x: F.elu(x, slope)),
             "celu": (nn.CELU(slope), lambda x: F.celu(x, slope)),
             "leaky_relu": (nn.LeakyReLU(slope), lambda x: F.leaky_relu(x, slope)),
