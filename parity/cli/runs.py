@@ -124,17 +124,17 @@ def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
         framework = config.get("framework")
         if framework not in FRAMEWORKS:
             raise InputError(f"framework {framework!r} is none of {', '.join(FRAMEWORKS)}")
-    experiment = run.experiment
+    experiment, amp = run.experiment, config.get("amp", "off")
     return {
         "run": str(folder),
         "network": experiment.network.name,
-        "recipe": experiment.recipe.name,
+        "recipe": experiment.recipe.name + (f", {printable(str(amp))}" if amp != "off" else ""),
         "data": experiment.data + (f", {experiment.hold_out:,} held back" if experiment.hold_out else ""),
         "framework": framework,
         "seed": experiment.seed,
         "passes": len(epochs),
         "of": experiment.recipe.epochs,
-        "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(epochs)]),
+        "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(epochs), amp]),
         "machine": _machine(config),
         "minutes": [line["seconds"] / 60 for line in epochs],
         "accuracies": [line["test_accuracy"] for line in epochs],

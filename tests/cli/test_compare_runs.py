@@ -103,6 +103,16 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert drawn == {"paddle": True, "torch": True, "onnx": False}
 
 
+def test_mixed_precision_is_a_row_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run(tmp_path / name) for name in ("float32", "mixed")]
+    config = json.loads((folders[1] / "config.json").read_text()) | {"amp": "bf16"}
+    (folders[1] / "config.json").write_text(json.dumps(config))
+    assert main([*map(str, folders), "--out", str(tmp_path / "out.png")]) == 0
+    said = capsys.readouterr().out
+    assert "| quick | cifar10 | PyTorch | 0 | 20 |" in said
+    assert "| quick, bf16 | cifar10 | PyTorch | 0 | 20 |" in said
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
