@@ -206,7 +206,7 @@ def speeds(result: dict[str, Any]) -> Any:
             axis.plot(row["images_per_second"], place, marker, color=colour, markersize=10)
             text = f"{row['images_per_second']:.1f}"
             axis.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontweight="bold")
-        axis.set_yticks(range(len(rows)), [_cut(PROGRAMS.get(contestant, contestant)) for contestant in rows])
+        axis.set_yticks(range(len(rows)), [_in_lines(PROGRAMS.get(contestant, contestant)) for contestant in rows])
         widest = max(row["most"] for row in rows.values())
         axis.set(title=f"{WHAT.get(result['what'], result['what'])}, {name}", xlabel="images/s")
         axis.set(xlim=(0, 1.05 * widest), ylim=(len(rows) - 0.5, -0.5))
@@ -425,6 +425,11 @@ def _short(value: int) -> str:
         if value >= unit:
             return f"{value / unit:.1f} {name}"
     return str(value or "")
+
+
+def _in_lines(text: str) -> str:
+    """Return `text` in lines that are short enough for a label."""
+    return "\n".join(map(_cut, textwrap.wrap(text, 24, break_long_words=False)))
 
 
 def _cut(text: str, most: int = 30) -> str:
