@@ -199,10 +199,9 @@ def _observed_clips(utilities: ModuleType, clips: Clips) -> Functions:
         call = inspect.signature(original).bind(*given, **named)
         call.apply_defaults()
         order, parameters = call.arguments.get("norm_type", 2), call.arguments["parameters"]
-        if not hasattr(parameters, "shape"):  # they may be an iterator
-            parameters = call.arguments["parameters"] = list(parameters)
+        alone = hasattr(parameters, "shape")
+        several = call.arguments["parameters"] = [parameters] if alone else list(parameters)  # they may be an iterator
         norm = "global norm" if order == 2 else f"global norm of order {order}"
-        several = [parameters] if hasattr(parameters, "shape") else parameters
         clips(norm if limit == "max_norm" else "value", float(call.arguments[limit]), several)
         return original(*call.args, **call.kwargs)
 
