@@ -38,6 +38,9 @@ PASSES_PIPES = _FCNTL is not None
 
 _HAS_TIMER = hasattr(signal, "setitimer")
 
+_peaks_read = [0]
+"""The largest VmHWM that `peak_memory` has read, in bytes."""
+
 TIMED_OUT = -signal.SIGALRM if _HAS_TIMER else 1
 """Exit code of a process that `end_after` has ended, as `subprocess` reports it."""
 
@@ -241,7 +244,10 @@ def peak_memory() -> int:
     """Return the peak resident memory of this process, in bytes; 0 on Windows, where it is not known."""
     # On Linux, ru_maxrss starts with the peak of the parent process. VmHWM does not.
     for own in _read_bytes("/proc/self/status", "VmHWM"):
-        return own
+        # Linux 6.16 and later count exactly when asked, but less exactly when memory is freed: VmHWM can fall by some
+        # hundred kilobytes. What was read once was used.
+        _peaks_read[0] = max(_peaks_read[0], own)
+        return _peaks_read[0]
     if not _RESOURCE:
         return 0
     peak: int = _RESOURCE.getrusage(_RESOURCE.RUSAGE_SELF).ru_maxrss
