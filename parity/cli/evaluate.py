@@ -300,8 +300,8 @@ def table(result: dict[str, Any]) -> list[str]:
 
 
 def _write(folder: Path, result: dict[str, Any], lines: list[str], tallies: dict[Row, Tally], model: Predictor) -> None:
-    (name, scales), tally = list(tallies.items())[-1]
-    views = f"{name}{' at ' + ', '.join(map(str, scales)) if scales else ''}"
+    tally, row = list(tallies.values())[-1], result["rows"][-1]
+    views = f"{row['views']}{' at ' + ', '.join(map(str, row['scales'])) if row['scales'] else ''}"
     title = (
         f"{model.network or model.path.name} on {result['data']}, {views}: top-1 error {tally.wrong / tally.count:.2%}"
     )

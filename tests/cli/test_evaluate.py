@@ -178,7 +178,7 @@ def looked_at(paths: list[Path]) -> list[evaluate.Look]:
     ]
 
 
-def test_only_doubtful_pictures_get_crops(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_doubtful_pictures_get_crops(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = load_predictor(place / "run", "onnx")
     looks = looked_at(sorted((place / "pictures" / "val").rglob("*.png")))
     plan = Plan(("flip", "crops"), model.size, SCALES, GRID)
@@ -204,7 +204,9 @@ def test_only_doubtful_pictures_get_crops(place: Path, capsys: pytest.CaptureFix
     one = 35 * 2 + 17 * 3 * 2 * GRID**2
     assert sum(seen) == one + 35 * (2 + 3 * 2 * GRID**2), "no crop is computed that is not needed"
     call = ("--model", place / "run", "--framework", "onnx", "--grid", GRID, "--views", "flip", "--doubtful", margin)
-    *_, own = evaluated(capsys, *call)["rows"]
+    *_, own = evaluated(capsys, *call, "--report", tmp_path)["rows"]
+    scales = ", ".join(map(str, SCALES))
+    assert f"![confusion matrix, doubtful {margin:g} at {scales}]" in (tmp_path / "evaluation.md").read_text()
     assert (own["views"], own["scales"]) == (f"doubtful {margin:g}", list(SCALES))
     assert own["views_per_picture"] == pytest.approx(one / 35, abs=1e-3)
 
