@@ -72,9 +72,9 @@ def test_a_progressive_picture_of_usual_scans_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image_files.read(tmp_path / "b.png", SIZE), np.zeros(SIZE, np.uint8))
 
 
-READ_AND_TELL_PEAK = """
-import sys; from pathlib import Path; from parity import machine; from parity.data import image_files
-image_files.read(Path(sys.argv[1]), (3, 32, 32)); print(machine.peak_memory())
+READ_AND_TELL_COSTS = """
+import sys, time; from pathlib import Path; from parity import machine; from parity.data import image_files
+image_files.read(Path(sys.argv[1]), (3, 32, 32)); print(machine.peak_memory(), time.process_time())
 """
 
 
@@ -82,8 +82,8 @@ def test_the_largest_picture_that_is_read_takes_less_than_two_gigabytes(tmp_path
     path = tmp_path / "a.png"
     path.write_bytes(png(9450, 9450, 6, 16, 4))
     assert path.stat().st_size < 1_000_000
-    started = time.monotonic()
-    command = [sys.executable, "-c", READ_AND_TELL_PEAK, path]
-    ended = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
-    assert 1_000_000_000 < int(ended.stdout) < 2_000_000_000
-    assert time.monotonic() - started < 20
+    command = [sys.executable, "-c", READ_AND_TELL_COSTS, path]
+    ended = subprocess.run(command, check=True, timeout=100, capture_output=True, text=True)
+    peak, seconds = ended.stdout.split()
+    assert 1_000_000_000 < int(peak) < 2_000_000_000
+    assert float(seconds) < 20, "of processor time, which other work on the machine does not lengthen"
