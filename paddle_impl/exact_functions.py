@@ -28,7 +28,11 @@ BATCH_NORMS = ("batch_norm", "sync_batch_norm_")
 _SAME_SLOPE = 1e-6
 """Relative difference from 1/6 up to which the slope of a hard sigmoid is 1/6 with few digits."""
 
-Formula = Callable[..., Tensor | None]
+EXACT_SUM, ROUNDED_SUM = 1e-12, 1e-6
+"""Soft labels whose sums differ from 1 by more than the first, and at most the second, add up to 1 but for float32 rounding."""
+
+Formula = Callable[..., Any]
+"""Returns what the operator returns, or None."""
 
 
 def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[], bool]) -> Callable[..., Any]:
@@ -53,7 +57,7 @@ def exact_operator(name: str, original: Callable[..., Any], rounds: Callable[[],
     return operator
 
 
-def exact_result(name: str, values: Sequence[Any], named: Mapping[str, Any] = MappingProxyType({})) -> Tensor | None:
+def exact_result(name: str, values: Sequence[Any], named: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """Return the result of the operator `name` with the arguments `values` and `named` by its formula; None: its kernel is to compute.
 
     It is for float64, if one of the values is a scalar that float32 rounds, or always where a kernel holds constants in float32. It is
@@ -294,6 +298,21 @@ def _log_loss(x: Tensor, label: Tensor, epsilon: float) -> Tensor:
     return -label * paddle.log(x + small) - (one - label) * paddle.log(one - x + small)
 
 
+def _cross_entropy(
+    x: Tensor, label: Tensor, soft_label: bool, use_softmax: bool, stable: bool, ignored: int, axis: int
+) -> tuple[Tensor, Tensor] | None:
+    # DIFFERS: the kernel's gradient takes the sum of soft labels for 1. In float32 it is 1 but for rounding.
+    if not soft_label or not use_softmax or not paddle.in_dynamic_mode() or label.dtype != paddle.float64:
+        return None
+    total = label.sum(axis, keepdim=True)
+    if not EXACT_SUM < float((total - 1).abs().max()) <= ROUNDED_SUM:
+        return None
+    softmax, loss = paddle._C_ops.cross_entropy_with_softmax(
+        x, label / total, soft_label, use_softmax, stable, ignored, axis
+    )
+    return softmax, loss * total
+
+
 def _interpolated(
     x: Tensor, size: Any, sizes: Any, scale: Any, layout: str, depth: int, height: int, width: int,
     scales: Sequence[float], mode: str, align_corners: bool, align_mode: int,
@@ -345,6 +364,7 @@ KERNELS: dict[str, Formula] = {
     "frobenius_norm": _frobenius_norm,
     "dist": _dist,
     "log_loss": _log_loss,
+    "cross_entropy_with_softmax": _cross_entropy,
     **{f"{mode}_interp": _interpolated for mode in ("linear", "bilinear", "trilinear", "bicubic")},
 }
 """Operators whose kernels hold constants in float32, or add one, whatever their scalars -> formulas, as in `FORMULAS`."""

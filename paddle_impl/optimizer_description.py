@@ -55,6 +55,7 @@ NAMES = {
     "_amsgrad": "amsgrad",
     "_centered": "centered",
     "_momentum_decay": "momentum_decay",
+    "initial_accumulator_value": "initial_sum",
     "_rescale_grad": "gradient_factor",
 }
 """Attribute of an optimizer -> the canonical setting."""

@@ -56,6 +56,10 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
     rate = None if scheduler is None else scheduler.last_lr
     if scheduler is not None:
         scheduler.last_lr = float(np.float32(rate))  # a chained schedule continues from the number before
+    elif (
+        isinstance(getattr(optimizer, "_learning_rate", None), float) and optimizer._global_learning_rate() is not None
+    ):
+        optimizer.set_lr(optimizer._learning_rate)  # set_lr of a user's loop has written another number
     try:
         yield
     finally:

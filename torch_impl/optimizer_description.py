@@ -49,6 +49,7 @@ NAMES = {
     "centered": "centered",
     "lr_decay": "rate_decay",
     "momentum_decay": "momentum_decay",
+    "initial_accumulator_value": "initial_sum",
 }
 """Option of a group -> the canonical setting."""
 

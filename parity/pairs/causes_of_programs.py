@@ -15,7 +15,7 @@ from parity.backend.user_program import AVERAGE
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.named_losses import name_loss
+from parity.pairs.named_losses import minimize, name_label_loss, name_loss, name_regulariser
 from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
@@ -37,11 +37,20 @@ FIT = 1e-6
 MOST_STEPS = 64
 """The largest number of steps of a gradient accumulation by which a factor is explained."""
 
+FEWEST_DIVIDED = 4
+"""The smallest number by which gradients that are divided after clipping are named: limits often differ by a factor of 2."""
+
 WEAK = 1e-3
 """A sample whose gradient is smaller than this, relative to the largest, does not show its factor: rounding decides it."""
 
 NORM_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to the norm of the gradients."""
+
+BEFORE_EPS = ("velocity", "moment1", "moment2", "moment2_max", "updates", "mean_square", "sum_of_squares")
+"""Slots of a parameter's state in which eps does not enter."""
+
+MOST_SCORES, MIN_SCORES = 20_000, 16
+"""Scores that decide on a temperature."""
 
 MOST_NUMBERS = 10**7
 """Largest system of equations that explains a cross-entropy."""
@@ -143,6 +152,9 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
             times = f"{abs(factor) * z.size / 2:.6g} times the mean of the squares of the output"
             yield f"Paddle's loss is that of PyTorch {sign} {times}"
             return
+        if (added := name_regulariser(g[1] - g[0], z, evidence.fit)) is not None:
+            yield f"Paddle's loss is that of PyTorch {added}"
+            return
     functions = [None if z is None else name_loss(x, z, evidence.targets) for x in g]
     if functions[0] != functions[1]:
         named = [f"{NAMES[side]} {text or 'another one'}" for side, text in zip(SIDES, functions, strict=True)]
@@ -192,8 +204,9 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _Cross
     p, rows = _softmax(z), np.flatnonzero(g.any(1))
     shown = np.where(g.any(1), g.argmin(1), y)
     for labels in (np.where((y >= 0) & (y < z.shape[1]), y, shown), shown):
-        if (fit := _fit_rows(g, p, labels, rows, tolerance)) is not None:
-            return _CrossEntropy(fit[0], labels, fit[1])
+        factors, smoothing, error = _fit_rows(g, p, labels, rows)
+        if error <= tolerance:
+            return _CrossEntropy(factors, labels, smoothing)
     if not len(rows) or not ((y[rows] >= 0) & (y[rows] < z.shape[1])).all():
         return None
     if (weighted := _fit_terms(g, p, y, rows, tolerance)) is not None:
@@ -250,14 +263,28 @@ def _softmax(z: Array) -> Array:
     return made
 
 
-def _fit_rows(g: Array, p: Array, labels: Array, rows: Array, tolerance: float) -> tuple[Array, float] | None:
-    """Return the factors of the rows and the label smoothing with which a cross-entropy has the gradient g; None if it has another.
+def _find_temperature(g: Array, z: Array, y: Array, tolerance: float) -> float | None:
+    """Return the number by which a cross-entropy of labels y divides the scores z, if its gradient is then g; else None."""
+    rows = np.flatnonzero(g.any(1))[: MOST_SCORES // z.shape[1]]
+    g, z, y = g[rows], z[rows], y[rows]
+    if g.size < MIN_SCORES or not ((y >= 0) & (y < z.shape[1])).all():
+        return None
+
+    def error(power: float) -> float:
+        return _fit_rows(g, _softmax(z * 10.0**-power), y, np.arange(len(g)))[2]
+
+    power = minimize(error, -2.0, 2.0)
+    return 10.0**power if error(power) <= tolerance else None
+
+
+def _fit_rows(g: Array, p: Array, labels: Array, rows: Array) -> tuple[Array, float, float]:
+    """Return the factors of the rows and the label smoothing with which a cross-entropy is nearest to the gradient g, and its error.
 
     The gradient of a row is c * (p - (1 - s) * one-hot - s / K), which is linear in c and c * s. Without the part along the first vector,
     p - one-hot, the second one shows s. Rows in which little is left of it count little.
     """
     if not len(rows):
-        return None
+        return np.zeros(len(g)), 0.0, math.inf
     one = _one_hot(p, labels, rows)
     first, second = p[rows] - one, one - 1 / p.shape[1]
     left = second - first * _along(second, first)[:, None]
@@ -268,7 +295,7 @@ def _fit_rows(g: Array, p: Array, labels: Array, rows: Array, tolerance: float) 
     basis = first + smoothing * second
     factors = np.zeros(len(g))
     factors[rows] = _along(g[rows], basis)
-    return None if distance(g[rows], factors[rows, None] * basis) > tolerance else (factors, smoothing)
+    return factors, smoothing, distance(g[rows], factors[rows, None] * basis)
 
 
 def _along(a: Array, b: Array) -> Array:
@@ -280,6 +307,8 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
     """Yield how two cross-entropies differ: ignored labels, label smoothing, weights of classes, reduction."""
     one, two = (_fit_cross_entropy(x, z, y, tolerance) for x in g)
     if one is None or two is None:
+        found = [1.0 if fit else _find_temperature(x, z, y, tolerance) for fit, x in zip((one, two), g, strict=True)]
+        yield from _compare_temperatures(found)
         return
     fits, digits = (one, two), round(-math.log10(tolerance))
     if one.twice != two.twice:
@@ -317,7 +346,7 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
         return
     ratios = two.factors[used] / one.factors[used]
     if np.ptp(ratios) > tolerance * np.abs(ratios).max():
-        yield _compare_weights(fits, used, y, tolerance)
+        yield _compare_label_losses(fits, z, samples, tolerance) or _compare_weights(fits, used, y, tolerance)
     elif abs(ratios[0] - 1) > tolerance:
         valid = [int((fit.factors != 0).sum()) for fit in fits]
         said = [
@@ -327,6 +356,20 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
         if all("multiplies" in text for text in said):
             said = [f"Paddle's loss is PyTorch's times {ratios[0]:.6g}"]
         yield f"reduction of the loss: {', '.join(said)}"
+
+
+def _compare_temperatures(found: Sequence[float | None]) -> Iterator[str]:
+    """Yield the temperatures of two cross-entropies, if both are known and differ."""
+    if all(found) and found[0] != found[1]:
+        yield f"temperature: PyTorch's loss divides the scores by {found[0]:.6g}, Paddle's by {found[1]:.6g}"
+
+
+def _compare_label_losses(fits: Sequence[_CrossEntropy], z: Array, samples: int, tolerance: float) -> str | None:
+    """Return the losses of the labels in words, as focal losses, if both are known and differ."""
+    is_plain = all(abs(fit.smoothing) <= tolerance for fit in fits)
+    rights = [_softmax(z)[np.arange(len(z)), fit.labels] if is_plain else None for fit in fits]
+    named = [name_label_loss(fit.factors, p, samples, tolerance) for fit, p in zip(fits, rights, strict=True)]
+    return f"loss of the labels: PyTorch {named[0]}, Paddle {named[1]}" if all(named) and named[0] != named[1] else None
 
 
 def _has_weights(fit: _CrossEntropy, tolerance: float) -> bool:
@@ -373,6 +416,9 @@ def _reduction(factors: Array, labels: int, valid: int, samples: int, tolerance:
     for words, count in counts.items():
         if count > 1 and (steps := _count_steps(factor * count, tolerance)):
             return f"{words}, and divides by {steps}"
+    for words, count in counts.items():
+        if count == valid and _is_short(factor * count, tolerance):
+            return f"{words}, times {factor * count:.3g}"
     return f"multiplies the sum over the labels by {factor:.6g}"
 
 
@@ -493,9 +539,9 @@ def _of_all(before: Record, ratio: float, limit: float) -> Clipping | None:
     return None
 
 
-def _is_short(number: float) -> bool:
+def _is_short(number: float, tolerance: float = MATCH) -> bool:
     """Whether a number has at most three digits but for rounding, as a number that somebody has written."""
-    return abs(number / float(f"{number:.3g}") - 1) <= MATCH
+    return abs(number / float(f"{number:.3g}") - 1) <= tolerance
 
 
 def _round(limit: float) -> float:
@@ -533,8 +579,22 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
     said = [str(one) if one else "changes them in a way that is not known here" for one in clippings]
     if said[0] != said[1]:
         what = "the gradients are changed before the step" if is_scaled else "clipping of gradients"
-        return Cause(f"{what}: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True)))
+        words = ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True))
+        return Cause(f"{what}: {words}{_of_division_after(evidence, clippings)}")
     return None
+
+
+def _of_division_after(evidence: OptimizerEvidence, clippings: Sequence[Clipping | None]) -> str:
+    """Say if the lower limit may be the other one, with gradients that were divided only after they had been clipped."""
+    found = [(one.clip.kind, one.clip.limit) for one in clippings if one and one.clip and one.clip.limit]
+    if len(found) < len(clippings) or found[0][0] != found[1][0]:
+        return ""
+    limits = [limit or math.nan for _, limit in found]
+    low = limits.index(min(limits))
+    steps = _count_steps(limits[low] / limits[1 - low], FIT)
+    if steps < FEWEST_DIVIDED or evidence.described[SIDES[low]].clip or f"{limits[low]:.1g}" == f"{limits[low]:.10g}":
+        return ""
+    return f"; or {NAMES[SIDES[low]]} clips to {limits[1 - low]:.6g}, and divides by {steps} afterwards"
 
 
 def _of_norm_eps(evidence: OptimizerEvidence) -> Cause | None:
@@ -569,6 +629,8 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
             found += [steps.sentence] if steps and steps.sentence else []
         return Cause("; ".join(found))
     shared = name in one.parameters and name in two.parameters
+    if phase == "state" and slot in BEFORE_EPS:
+        one, two = (_without(description, ("eps", "eps_place")) for description in (one, two))
     if found := list_settings(one, two, at=name) if shared else list_unshared(one, two):
         return Cause("; ".join(found))
     before = [evidence.before[side].get(name) for side in SIDES]
@@ -584,6 +646,15 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     return _of_steps(evidence, name) if phase == "update" else None
 
 
+def _without(description: OptimizerDescription, keys: Sequence[str]) -> OptimizerDescription:
+    """Return a description without the settings `keys`."""
+    parameters = {
+        name: {key: value for key, value in settings.items() if key not in keys}
+        for name, settings in description.parameters.items()
+    }
+    return replace(description, parameters=parameters)
+
+
 def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
     """Return how much of the old average of a weight each program keeps in the first step, if that explains the averages."""
     start, kept = evidence.start.get(name), []
@@ -596,6 +667,11 @@ def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             return None
     if abs(kept[0] - kept[1]) <= FIT:
         return None
+    for side, share in zip(SIDES, kept, strict=True):
+        if abs(share - 1) <= FIT:
+            return Cause(
+                f"only {NAMES[side]}'s average of weights does not take the new weight: it may be updated before the step"
+            )
     return Cause(f"the average of weights keeps {kept[0]:.6g} of its old value in PyTorch, {kept[1]:.6g} in Paddle")
 
 

@@ -40,6 +40,7 @@ LABELS = {
     "rho": "decay of the mean square (rho, alpha)",
     "centered": "centered",
     "rate_decay": "decay of the learning rate",
+    "initial_sum": "sum of squares at the beginning",
     "gradient_factor": "factor of the gradient",
     "unclipped": "left out of clipping",
 }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
+
+SOFT = np.random.default_rng(0).dirichlet(np.ones(5), 5).astype(np.float32)
+"""Soft labels of each class; they add up to 1 but for rounding."""
 
 
 class Net(nn.Layer):
@@ -52,6 +56,25 @@ class TwoInAnObject:
     def step(self) -> None:
         self.main.step()
         self.others["outer"].step()
+
+
+class RateByHand:
+    def __init__(self, model: Any) -> None:
+        self.optimizer, self.steps = momentum(model), 0
+
+    def step(self) -> None:
+        self.steps += 1
+        self.optimizer.set_lr(0.02 / self.steps)
+        self.optimizer.step()
+
+
+def adagrad(model: nn.Layer) -> Any:
+    return paddle.optimizer.Adagrad(0.02, 1e-6, model.parameters())
+
+
+def soft_loss(scores: Any, labels: Any) -> Any:
+    soft = paddle.to_tensor(SOFT).astype(scores.dtype)[labels]
+    return nn.functional.cross_entropy(scores, soft, soft_label=True)
 
 
 class Idle:

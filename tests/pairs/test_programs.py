@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from parity.errors import InputError
 from parity.pairs.causes_of_programs import (
     LossEvidence,
     OptimizerEvidence,
+    find_average_cause,
     find_clipping_cause,
     find_loss_cause,
     infer_clipping,
@@ -379,6 +381,34 @@ def test_clipping_that_adds_to_the_norm_is_named() -> None:
     assert cause and cause.sentence and "clips the norm of all gradients to 0.99996" in cause.sentence
 
 
+def test_gradients_divided_after_clipping_are_named() -> None:
+    size = np.linalg.norm(np.concatenate(list(BEFORE.values())))
+    used = {
+        side: {n: x * limit / size for n, x in BEFORE.items()} for side, limit in (("torch", 0.3), ("paddle", 0.3 / 8))
+    }
+    described = dict.fromkeys(used, OptimizerDescription("sgd", "SGD", {name: {} for name in BEFORE}))
+    evidence = OptimizerEvidence(described, dict.fromkeys(used, BEFORE), used)
+    cause = find_clipping_cause(evidence, "a")
+    assert (
+        cause
+        and cause.sentence
+        and cause.sentence.endswith("to 0.0375; or Paddle clips to 0.3, and divides by 8 afterwards")
+    )
+    described["paddle"] = replace(described["paddle"], clip=Clip("global norm", 0.0375))
+    cause = find_clipping_cause(evidence, "a")
+    assert cause and cause.sentence and cause.sentence.endswith("to 0.0375")
+
+
+def test_an_average_without_the_new_weight_is_named() -> None:
+    start, after = {"a": np.zeros(3)}, {"a": np.ones(3)}
+    averages = {"torch": {"a": {"average": 0.1 * after["a"]}}, "paddle": {"a": {"average": start["a"]}}}
+    sides = dict.fromkeys(SIDES, OptimizerDescription("sgd", "SGD"))
+    evidence = OptimizerEvidence(sides, {}, {}, start, dict.fromkeys(SIDES, after), averages)
+    cause = find_average_cause(evidence, "a")
+    assert cause and cause.sentence
+    assert cause.sentence.startswith("only Paddle's average of weights does not take the new weight")
+
+
 def test_a_change_that_is_no_clipping_has_no_name() -> None:
     assert infer_clipping(BEFORE, {name: array + 1 for name, array in BEFORE.items()}) is None
     found = infer_clipping(BEFORE, {name: array / np.sqrt(25.01) for name, array in BEFORE.items()})
@@ -476,7 +506,9 @@ def test_the_divisor_of_weighted_labels_is_named() -> None:
     )
     found = {side: {"": gradient(SCORES, CLASSES, MEAN * factor)} for side, factor in (("torch", 0.4), ("paddle", 0.3))}
     cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 2.0}, {"": SCORES}, found, [CLASSES]))
-    assert cause and cause.sentence == "reduction of the loss: Paddle's loss is PyTorch's times 0.75"
+    assert cause and cause.sentence == (
+        "reduction of the loss: PyTorch averages over all 8 labels, times 0.4, Paddle averages over all 8 labels, times 0.3"
+    )
 
 
 def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:

@@ -37,6 +37,7 @@ def compare(compare_pair: ComparePair, torch: str, paddle: str = "", steps: int 
         ("plateau", ""),
         ("renamed", "adam"),
         ("averaged", ""),
+        ("RateByHand", ""),
     ],
 )
 def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
@@ -67,6 +68,11 @@ def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle
             "decayed_with_schedule",
             "optimizer: PyTorch RateInVelocity, Paddle Momentum; the velocity of PyTorch contains the learning rate, that of Paddle",
         ),
+        (
+            "adagrad",
+            "",
+            "likely cause: sum of squares at the beginning: PyTorch 0.1, Paddle none at all 4 parameters",
+        ),
         ("averaged", "kept_longer", "likely cause: keep: PyTorch 0.9, Paddle 0.95 at all 4 parameters"),
     ],
 )
@@ -74,6 +80,11 @@ def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle:
     outcome = compare(compare_pair, torch, paddle)
     assert outcome.verdict == "different"
     assert text in outcome.sentence()
+
+
+def test_soft_labels_may_add_up_to_one_but_for_rounding(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "momentum", loss="soft_loss")
+    assert outcome.verdict == "equal", outcome.sentence()
 
 
 def test_settings_in_attributes_are_rounded(framework: str) -> None:
