@@ -91,6 +91,24 @@ def exact_graphs() -> Iterator[None]:
         Block.append_op, FunctionSpec.args_to_input_spec = original, args_to_input_spec
 
 
+@contextlib.contextmanager
+def widened_graphs(widen: Callable[[Any], Any]) -> Iterator[None]:
+    """A context in which new operators of graphs compute in the dtype that `widen` returns for theirs."""
+    original = Block.append_op
+
+    def append_op(block: Block, *given: Any, **named: Any) -> Any:
+        if not paddle.in_dynamic_mode():
+            attributes = named.get("attrs") or {}
+            named["attrs"] = attributes | {word: widen(attributes[word]) for word in attributes if "dtype" in word}
+        return original(block, *given, **named)
+
+    Block.append_op = append_op
+    try:
+        yield
+    finally:
+        Block.append_op = original
+
+
 def _append(named: dict[str, Any]) -> bool:
     """Append the formula of an operator, or give a norm a scaled input; return whether nothing else is to append."""
     kind, inputs, attributes = named.get("type"), named.get("inputs") or {}, named.get("attrs") or {}

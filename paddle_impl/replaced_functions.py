@@ -19,9 +19,10 @@ from paddle.base import core
 from paddle.base.data_feeder import check_dtype
 from paddle.jit.sot.psdb import breakgraph
 from paddle.nn import clip
+from paddle.static import default_main_program, default_startup_program
 
 from paddle_impl.exact_functions import exact_operator, exact_tensor
-from paddle_impl.exact_graphs import exact_graphs
+from paddle_impl.exact_graphs import exact_graphs, widened_graphs
 from paddle_impl.half_kernels import METHODS, rounding
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
@@ -256,10 +257,16 @@ def operators(
 @contextlib.contextmanager
 def watching(watch: Watch) -> Iterator[None]:
     """A context in which `watch` supplies the random numbers, and records dtypes narrower than float64."""
-    yield  # DIFFERS: there is no hook for all operators: `operators` replaces each of them.
+    # DIFFERS: there is no hook for all operators: `operators` replaces each of them. Graphs of version 2 call none of these.
+    with widened_graphs(lambda dtype: _wide_dtype(dtype) if _widens(watch) else dtype):
+        yield
 
 
 NARROW = (paddle.float32, paddle.float16, paddle.bfloat16)
+
+
+_TENSORS = (Tensor, *(one for name in ("Value",) if (one := getattr(paddle.pir, name, None))))
+"""Types of tensors, also of those of graphs of version 3."""
 
 
 def _watched(
@@ -269,8 +276,9 @@ def _watched(
     watcher = watch()
     if watcher is None:
         return original(*given, **named)
-    if watcher.widens:
-        given, named = tuple(map(_widened, given)), {word: _widened(value) for word, value in named.items()}
+    if _widens(watcher):
+        widen = _wide_dtype if name == "cast" else _widened  # a tensor is widened by a cast
+        given, named = tuple(map(widen, given)), {word: widen(value) for word, value in named.items()}
     draws = DRAWS.get(name)
     result = _drawn(watcher, draws, original, given, named) if draws else original(*given, **named)
     if watcher.suspicious:
@@ -282,6 +290,11 @@ def _watched(
     return result
 
 
+def _widens(watch: Watch) -> bool:
+    """Whether an operator computes in float64 here. One that makes a parameter of a graph does not."""
+    return watch.widens and (paddle.in_dynamic_mode() or default_main_program() is not default_startup_program())
+
+
 def _has_gradient(value: Any) -> bool:
     """Whether an argument of an operator is a tensor with a gradient, or a list that holds one."""
     if isinstance(value, list | tuple):
@@ -291,10 +304,15 @@ def _has_gradient(value: Any) -> bool:
 
 def _widened(value: Any) -> Any:
     """An argument of an operator, with float64 in the place of a narrower dtype."""
-    if isinstance(value, Tensor):
+    if isinstance(value, _TENSORS):
         return value.astype("float64") if value.dtype in NARROW else value
-    if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+    if isinstance(value, list | tuple) and any(isinstance(one, _TENSORS) for one in value):
         return [_widened(one) for one in value]
+    return _wide_dtype(value)
+
+
+def _wide_dtype(value: Any) -> Any:
+    """A value, with float64 in the place of a narrower dtype."""
     if isinstance(value, type(paddle.float32)) and value in NARROW:
         return paddle.float64
     return "float64" if isinstance(value, str) and value in ("float32", "float16", "bfloat16") else value

@@ -143,7 +143,7 @@ class Watch:
 
     def place(self) -> str:
         """Name the place in the model: the layer that is running, and the layer that began last."""
-        return f"{self.stack[-1] if self.stack else ''} after {self._entered}"
+        return name_place(self.stack[-1] if self.stack else "", self._entered)
 
     @property
     def widens(self) -> bool:
@@ -171,6 +171,11 @@ Number = float | Array
 
 EVERYWHERE = "*"
 """Stands for all places of a model."""
+
+
+def name_place(path: str, after: str) -> str:
+    """Name a place: in the layer `path`, after the layer `after` has begun."""
+    return f"{path} after {after}"
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

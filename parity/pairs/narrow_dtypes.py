@@ -7,11 +7,13 @@ a difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.modules.description import is_below
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES
+from parity.modules.recording import name_place
 from parity.pairs.alignment import Alignment
 from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
@@ -28,10 +30,14 @@ class NarrowPlaces:
     moved: Mapping[str, Sequence[Place]] = field(default_factory=dict)
     alone: Mapping[str, Sequence[Place]] = field(default_factory=dict)
 
-    def widened(self, side: str, alone: bool = False) -> list[str]:
-        """The names of the places of a side that both sides have; with `alone`, also of those that only this one has."""
-        chosen = (self.both, self.moved, *([self.alone] if alone else []))
-        return [place["place"] for places in chosen for place in places.get(side, ())]
+    def widened(self, side: str, alone: bool = False, compiled: Collection[str] = ()) -> list[str]:
+        """The names of the places of a side that both sides have; with `alone`, also of those that only this one has.
+
+        `compiled` are the paths of its compiled layers, see `as_compiled`.
+        """
+        chosen = [place for places in (self.both, self.moved) for place in places.get(side, ())]
+        others = self.alone.get(side, ())
+        return as_compiled([*chosen, *others], [], compiled) if alone else as_compiled(chosen, others, compiled)
 
     def with_constants_moved(self, side: str) -> NarrowPlaces:
         """Count the places of constants that only this side has as moved: the other side computes them when it is made."""
@@ -42,6 +48,20 @@ class NarrowPlaces:
             {**self.moved, side: [*self.moved.get(side, ()), *moved]},
             {**self.alone, side: rest},
         )
+
+
+def as_compiled(chosen: Sequence[Place], others: Sequence[Place], compiled: Collection[str]) -> list[str]:
+    """Return the names of the `chosen` places, and those that they have while layers run `compiled`.
+
+    A compiled layer is one place, since no layer inside is seen. It counts as chosen if none of the `others` is in it.
+    """
+
+    def name(place: Place) -> str:
+        ends = (next((one for one in compiled if is_below(place[end], one)), place[end]) for end in ("path", "after"))
+        return name_place(*ends)
+
+    kept = {name(place) for place in others}
+    return [place["place"] for place in chosen] + [found for found in map(name, chosen) if found not in kept]
 
 
 def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, ModelRun]) -> NarrowPlaces:

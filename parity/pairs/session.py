@@ -364,7 +364,8 @@ class Session:
         self.narrow = NarrowPlaces()
         if self.dtype != "float64":
             runs = [self.run(EXACT, train, randomness=True) for train in phases]
-            self.widened[EXACT] = [place["place"] for run in runs for place in run.narrow]
+            places = [place for run in runs for place in run.narrow]
+            self.widened[EXACT] = narrow_dtypes.as_compiled(places, [], self.compiled[side_of(EXACT)])
             return
         aligned = self.alignment(trained)
         self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, trained)
@@ -376,7 +377,7 @@ class Session:
                 self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, graded)
                 self._knows_constants = True
         for side in SIDES:
-            self.widened[side] = self.narrow.widened(side, alone=side in self.pair.widen)
+            self.widened[side] = self.narrow.widened(side, side in self.pair.widen, self.compiled[side])
         try:
             for train in phases if any(self.widened[side] for side in SIDES) else ():
                 self.everywhere(functools.partial(self.run, train=train), SIDES)
@@ -416,8 +417,6 @@ class Session:
     def _take_exact_buffers(self) -> dict[str, list[str]]:
         """Take the exact values of buffers that the other model computes in forward; return their names by side."""
         taken: dict[str, list[str]] = {side: [] for side in SIDES}
-        if any(self.compiled.values()):
-            return taken
         own, exact = dict[str, Record](), dict[str, Record]()
         for side in SIDES:
             own[side] = self.workers[side].buffers([name_in(where[side]) for where in self.pairing.arrays.values()])
@@ -431,7 +430,11 @@ class Session:
 
         def choose(side: str) -> Record:
             other = OTHER_SIDE[side]
-            return choose_exact(own[side], exact[side], lambda wanted: self.run(other, False, False, functions=wanted))
+            return choose_exact(
+                own[side],
+                exact[side],
+                lambda wanted: self.run(other, False, False, functions=wanted, uncompiled=True),
+            )
 
         for side in SIDES:
             if chosen := choose(side):
@@ -441,7 +444,7 @@ class Session:
             other = OTHER_SIDE[side]
             narrow, widened = self.narrow, self.widened[other]
             self.narrow = self.narrow.with_constants_moved(other)
-            self.widened[other] = self.narrow.widened(other, alone=other in self.pair.widen)
+            self.widened[other] = self.narrow.widened(other, other in self.pair.widen, self.compiled[other])
             put(other, exact[other])
             with contextlib.suppress(InputError):  # in float64, the model mixes dtypes that its framework refuses
                 if chosen := choose(side):

@@ -223,6 +223,21 @@ class Islands(nn.Layer):
         return self.head(self.last(mixed) * self.times)
 
 
+TABLE = paddle.arange(9, dtype="float32") / 8
+
+
+class Tabled(nn.Layer):
+    """Multiplies by a table in float32 that no layer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((x.astype("float32") * TABLE).astype(x.dtype))
+
+
 class Placed(nn.Layer):
     """Multiplies by cosines of positions, which it computes in `dtype`, and by `times`. It may store those of many positions."""
 
@@ -432,3 +447,12 @@ class Halved(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(self.stem(x), self.pads))
+
+
+def static(name: str, part: str = "", full_graph: bool = True, **settings: Any) -> nn.Layer:
+    """A model with a static graph, or with a `part` that has one."""
+    model: nn.Layer = globals()[name](**settings)
+    if not part:
+        return paddle.jit.to_static(model, full_graph=full_graph)
+    setattr(model, part, paddle.jit.to_static(getattr(model, part), full_graph=full_graph))
+    return model

@@ -204,6 +204,21 @@ class Islands(nn.Module):
         return self.head(self.last(F.softmax(scores, -1, dtype=dtype).to(x.dtype) @ x))
 
 
+TABLE = torch.arange(9, dtype=torch.float32) / 8
+
+
+class Tabled(nn.Module):
+    """Multiplies by a table in float32 that no layer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((x.to(torch.float32) * TABLE).to(x.dtype))
+
+
 class Placed(nn.Module):
     """Multiplies by a `table`."""
 
@@ -429,3 +444,12 @@ class Halved(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(self.stem(x), self.pads))
+
+
+def compiled(name: str, part: str = "", **settings: Any) -> nn.Module:
+    """A model that is compiled, or one with a `part` that is."""
+    model: nn.Module = globals()[name](**settings)
+    if not part:
+        return torch.compile(model, backend="aot_eager")
+    setattr(model, part, torch.compile(getattr(model, part), backend="aot_eager"))
+    return model

@@ -9,6 +9,7 @@ from helpers import input_models_torch
 from helpers.pair_models import ComparePair
 from parity.backend.registry import make_backend
 from parity.errors import InputError
+from parity.pairs.narrow_dtypes import as_compiled
 from parity.pairs.outcome import PairOutcome
 
 TORCH, PADDLE = "input_models_torch.py:", "input_models_paddle.py:"
@@ -52,6 +53,59 @@ def test_a_mistake_in_a_compiled_model_is_found_in_the_output(
     first = compare(compare_pair, torch, paddle).first
     assert first and (first.phase, first.tensor) == ("eval", "(output)")
     assert first.cause == "unknown, inside a compiled part: compare the models uncompiled to see the layer"
+
+
+ISLANDS = [
+    ("Islands", "static('Islands')"),
+    ("Islands", "static('Islands', full_graph=False)"),
+    ("Islands", "static('Islands', 'norm')"),
+    ("compiled('Islands')", "Islands"),
+    ("Tabled", "static('Tabled')"),
+]
+
+
+def compare_islands(compare_pair: ComparePair, torch: str, paddle: str, shape: str = "3,4,6") -> PairOutcome:
+    return compare_pair(f"value_models_torch.py:{torch}", f"value_models_paddle.py:{paddle}", shape, steps=2)
+
+
+@pytest.mark.parametrize(("torch", "paddle"), ISLANDS)
+def test_float32_inside_compiled_models_is_named_and_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
+    outcome = compare_islands(compare_pair, torch, paddle)
+    assert outcome.verdict == "equal", outcome.sentence()
+    place = "the model itself after first" if "Tabled" in torch else "norm, the model itself after key, last"
+    inside = f"float32 inside both models, at {place}: the check computes in float64"
+    assert outcome.explained[0].startswith(inside), outcome.explained
+
+
+@pytest.mark.parametrize("stored", [0, 500])
+def test_a_float32_buffer_of_a_compiled_model_may_be_made_elsewhere(compare_pair: ComparePair, stored: int) -> None:
+    models = "compiled('Tables', is_buffer=True)", f"static('Tables', stored={stored})"
+    outcome = compare_islands(compare_pair, *models, "3,4,5")
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "tensor"),
+    [
+        ("Islands", "static('Islands', times=1.000001)", "(output)"),
+        ("compiled('Islands')", "Islands(times=1.000001)", "(output)"),
+        ("Islands('')", "static('Islands', 'norm')", "norm:output"),
+    ],
+)
+def test_a_small_error_beside_float32_in_a_compiled_model_is_found(
+    compare_pair: ComparePair, torch: str, paddle: str, tensor: str
+) -> None:
+    outcome = compare_islands(compare_pair, torch, paddle)
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", tensor), outcome.sentence()
+
+
+def test_a_compiled_layer_is_one_place() -> None:
+    inside, behind = {"path": "a.b", "after": "a.b"}, {"path": "", "after": "a.c"}
+    for place in (inside, behind):
+        place["place"] = f"{place['path']} after {place['after']}"
+    assert as_compiled([inside, behind], [], ["a"]) == ["a.b after a.b", " after a.c", "a after a", " after a"]
+    assert as_compiled([behind], [inside], ["a"]) == [" after a.c", " after a"]
+    assert as_compiled([inside], [{**inside, "path": "a.c"}], ["a"]) == ["a.b after a.b"]
 
 
 def test_a_copy_of_a_compiled_model_is_compiled() -> None:
