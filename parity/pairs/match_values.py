@@ -138,7 +138,9 @@ class Search:
         try:
             best = max((self.attempt(one) for one in self._first()), key=lambda trial: trial.reach)
             best = self._by_calls(self._improve(best, self._changes))
-            notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
+            best, notes = self._with_equal_blocks(best)
+            if not notes:
+                notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
         finally:
             self.models.put("torch", dict(self.models.arrays["torch"]))
         found = mapping.checked(self.problem, best.assignment)
@@ -401,7 +403,10 @@ class Search:
                     yield dataclasses.replace(assignment, ways={**assignment.ways, choice: number})
 
     def _by_exchange(self, trial: Trial, pairs: Sequence[tuple[str, str]]) -> Iterator[Assignment]:
-        """Exchange partners of `pairs` that the first mismatch may depend on: in all blocks in the same way, and then of one pair."""
+        """Exchange partners of `pairs` that the first mismatch may depend on: in all blocks in the same way, and then of one pair.
+
+        Those of the same names in later blocks, which no value decides yet, are exchanged with them.
+        """
         place = {note["path"]: i for i, note in reversed(list(enumerate(self.torch.calls)))}
         failing = trial.failing[0].unit.path if trial.failing else None
         until = place.get(trial.failing[0].unit.holder if trial.failing else "", len(self.torch.calls))
@@ -416,11 +421,15 @@ class Search:
         alike: dict[Any, list[tuple[str, str]]] = defaultdict(list)
         for pair in chosen:
             alike[_last_names(pair)].append(pair)
+        later: dict[Any, list[tuple[str, str]]] = defaultdict(list)
+        for pair in pairs:
+            if pair not in chosen and self._same_input(pair) and _block(pair[0]) and _block(pair[0]) == _block(pair[1]):
+                later[_patterns(pair)].append(pair)
         for group in alike.values():
             if len(group) > 1 and group[0][0].rpartition(".")[0]:
-                yield _exchange(trial.assignment, group)
+                yield _exchange(trial.assignment, [*group, *later[_patterns(group[0])]])
         for pair in chosen:
-            yield _exchange(trial.assignment, [pair])
+            yield _exchange(trial.assignment, [pair, *later[_patterns(pair)]])
         alike_inputs = [pair for pair in chosen if self._same_input(pair) or not any(path in place for path in pair)]
         yield from self._by_cycles(trial.assignment, alike_inputs)
 
@@ -449,6 +458,41 @@ class Search:
     def _same_input(self, pair: tuple[str, str]) -> bool:
         first, second = (self._inputs.get(path) for path in pair)
         return first is not None and first == second
+
+    def _with_equal_blocks(self, best: Trial) -> tuple[Trial, list[str]]:
+        """Return the trial in which all blocks match layers with the same input in the same way, and a sentence if its values differ.
+
+        Blocks of one list have the same names, so one block that needs another exchange than most has a mistake.
+        """
+        if not best.reach.whole:
+            return best, []
+        usual = self.attempt(self._with_usual_ways(best.assignment))
+        if usual.reach.whole:
+            return usual, []
+        return usual, [_told_exchange(usual.assignment, best.assignment, "unlike in the other blocks")]
+
+    def _with_usual_ways(self, assignment: Assignment) -> Assignment:
+        """Return the assignment with the layers and fused layers of each block matched as in most blocks of the same names."""
+        partner = assignment.partner
+        pairs: dict[Any, dict[Any, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+        for pair in neighbours(self.problem, assignment):
+            if _block(pair[0]) and _block(pair[0]) == _block(pair[1]) and self._same_input(pair):
+                way = _patterns([partner[path] for path in pair])
+                pairs[(*_patterns(pair), *sorted(way))][way].append(pair)
+        layouts: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+        fixed = set(map(str, self.problem.fixed_fusions))
+        for i, fusion in enumerate(assignment.fusions):
+            if str(fusion) not in fixed and _block(fusion.whole.path):
+                parts = _patterns([part.path for part in fusion.parts])
+                layouts[_patterns([fusion.whole.path]), tuple(sorted(parts))][parts, fusion.heads].append(i)
+        fusions = list(assignment.fusions)
+        for found in layouts.values():
+            (parts, heads), usual = max(found.items(), key=lambda item: len(item[1]))
+            for i in {i for numbers in found.values() for i in numbers} - set(usual):
+                own = _patterns([part.path for part in fusions[i].parts])
+                fusions[i] = _reordered(fusions[i], [own.index(part) for part in parts], heads)
+        odd = [pair for ways in pairs.values() for pair in _fewer(list(ways.values()))]
+        return dataclasses.replace(_exchange(assignment, odd), fusions=tuple(fusions))
 
     def _undecided(self, best: Trial) -> list[str]:
         """Return a sentence on layers whose exchange changes no value, although their names do not say which is which.
@@ -482,21 +526,8 @@ class Search:
 
     def _exchanged(self, best: Trial) -> list[str]:
         """Return a sentence on an exchange of layers, against their names, that makes all tensors agree."""
-        before, found = best.assignment, self._improve(best, self._against_names)
-        if not found.reach.whole:
-            return []
-        after = found.assignment
-        changed = [path for path in after.partner if after.partner[path] != before.partner[path]]
-        fusions = [(a, b) for a, b in zip(before.fusions, after.fusions, strict=True) if str(a) != str(b)]
-        moved = [" and ".join(cycle) for cycle in _cycles(before.partner, after.partner)]
-        for one, two in fusions:
-            moved.append(" and ".join(a.path for a, b in zip(one.parts, two.parts, strict=True) if a.path != b.path))
-        rows = [*_rows(after.partner, changed), *(fusion.map_row() for _, fusion in fusions)]
-        words = [*(f"{path} = {after.partner[path]}" for path in changed), *(str(fusion) for _, fusion in fusions)]
-        return [
-            f"{_few(moved)} are exchanged: with {_few(words)}, against the names, all tensors agree; if that is intended, "
-            f"pass --map with {_map_text(rows)}"
-        ]
+        found = self._improve(best, self._against_names)
+        return [_told_exchange(best.assignment, found.assignment, "against the names")] if found.reach.whole else []
 
     def _against_names(self, trial: Trial) -> Iterator[Assignment]:
         """Yield the assignment with layers, or parts of fused layers, exchanged against their names."""
@@ -548,6 +579,37 @@ class Search:
 def _last_names(paths: Sequence[str]) -> tuple[str, ...]:
     """Return the names of layers without those of the blocks that hold them."""
     return tuple(path.rpartition(".")[2] for path in paths)
+
+
+def _block(path: str) -> tuple[str, ...]:
+    """Return the numbers of the blocks that hold a layer, of lists in lists."""
+    return tuple(part for part in path.split(".")[:-1] if part.isdigit())
+
+
+def _patterns(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return paths without the numbers of blocks."""
+    return tuple(".".join("#" if part.isdigit() else part for part in path.split(".")) for path in paths)
+
+
+def _fewer(groups: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Return the pairs of all groups but the largest; of the later ones, if two are as large."""
+    most = max(groups, key=len)
+    return [pair for group in groups if group is not most for pair in group]
+
+
+def _told_exchange(before: Assignment, after: Assignment, how: str) -> str:
+    """Return a sentence on the layers that must be exchanged for all tensors to agree, and the map that says so."""
+    changed = [path for path in after.partner if after.partner[path] != before.partner[path]]
+    fusions = [(a, b) for a, b in zip(before.fusions, after.fusions, strict=True) if str(a) != str(b)]
+    moved = [" and ".join(cycle) for cycle in _cycles(before.partner, after.partner)]
+    for one, two in fusions:
+        moved.append(" and ".join(a.path for a, b in zip(one.parts, two.parts, strict=True) if a.path != b.path))
+    rows = [*_rows(after.partner, changed), *(fusion.map_row() for _, fusion in fusions)]
+    words = [*(f"{path} = {after.partner[path]}" for path in changed), *(str(fusion) for _, fusion in fusions)]
+    return (
+        f"{_few(moved)} are exchanged: with {_few(words)}, {how}, all tensors agree; if that is intended, "
+        f"pass --map with {_map_text(rows)}"
+    )
 
 
 def _few(words: Sequence[str]) -> str:

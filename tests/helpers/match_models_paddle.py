@@ -536,3 +536,28 @@ class Hidden(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.apply(x)
+
+
+class Gate(nn.Layer):
+    def __init__(self, flaw: str) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.right, self.left, self.lower = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.first, self.second, self.end = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.right(x), self.left(x)
+        x = x + self.lower(F.silu(a) * b if self.flaw == "layers" else F.silu(b) * a)
+        a, b = self.first(x), self.second(x)
+        return x + self.end(F.tanh(b) - a if self.flaw == "fused" else F.tanh(a) - b)
+
+
+class Gates(nn.Layer):
+    """The second block may take two of its layers in another order than the others."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[Gate(flaw if i == 1 else "") for i in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

@@ -445,3 +445,28 @@ class Hidden(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.type(x)
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1, self.w2, self.w3 = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 8)
+        self.both, self.last = nn.Linear(6, 12), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.w2(F.silu(self.w1(x)) * self.w3(x))
+        one, two = self.both(x).chunk(2, -1)
+        return x + self.last(one.tanh() - two)
+
+
+class Gates(nn.Module):
+    """Blocks with two layers of one input and a fused layer, which their names do not tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Gate() for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x

@@ -123,6 +123,26 @@ def test_function_calls_decide_what_no_tensor_of_a_layer_does(
     assert outcome.pairing.notes == []
 
 
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        ("layers", "blocks.1.w1 and blocks.1.w3 are exchanged: with blocks.1.w1 = layers.1.right, "),
+        (
+            "fused",
+            "layers.1.first and layers.1.second are exchanged: with blocks.1.both = layers.1.second + layers.1.first, ",
+        ),
+    ],
+)
+def test_one_block_that_takes_layers_in_another_order_than_the_others_is_different(
+    compare_pair: ComparePair, flaw: str, said: str
+) -> None:
+    assert compared(compare_pair, "Gates", "Gates", "2,6", stages=("eval",)).verdict == "equal"
+    outcome = compared(compare_pair, "Gates", f"Gates({flaw!r})", "2,6", stages=("eval",))
+    assert outcome.first and ".1." in outcome.first.layer
+    (note,) = outcome.pairing.notes
+    assert note.startswith(said) and "unlike in the other blocks" in note and "--map" in note
+
+
 def test_parts_exchanged_in_some_blocks_are_named(compare_pair: ComparePair) -> None:
     outcome = compared(compare_pair, "Encoder(depth=5)", "Encoder(depth=5, flaw='exchanged', at=[1, 3])", "2,5,12")
     (note,) = outcome.pairing.notes
