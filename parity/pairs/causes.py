@@ -570,7 +570,7 @@ def _made_of(run: ModelRun, call: Call | None, array: Array) -> str | None:
         for key in note["outputs"]:
             if text := _function_of(run.arrays[key], array):
                 return text.format(f"the output of {note['path'] or 'the model'}")
-    for note in run.calls[:1]:
+    for note in run.calls[: min(last, 1)]:
         for key in note["inputs"]:
             if text := _function_of(run.arrays[key], array):
                 return text.format("the model's input")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import itertools
 import math
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from parity.compare.relative_error import distance, norm, relative_l2
 from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
-from parity.pairs.alignment import Alignment, Call, find_fit
+from parity.pairs.alignment import Alignment, Call
 from parity.pairs.causes import LIKE_ROUNDING, OTHER_CHANCE, describe_places, other_sizes
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.outer_padding import padding_of
@@ -348,6 +349,8 @@ class _Search:
                 break
             one, two = (self.runs[side].functions[numbers[side] or 0] for side in SIDES)
             rest = _unmatched(one, two, same)
+            if one["name"] != two["name"] and self._take_other_constants(one, two, same):
+                return place, after, True
             if one["name"] == two["name"] and len(one["inputs"]) == len(two["inputs"]):
                 if len(rest[0]) != 1 or len(rest[1]) != 1:
                     break
@@ -364,6 +367,14 @@ class _Search:
                 break
             place = moved
         return place, after, False
+
+    def _take_other_constants(self, one: Mapping[str, Any], two: Mapping[str, Any], same: _Same) -> bool:
+        """Whether two calls take the same tensors but for one, which is a constant or a buffer on both sides."""
+        rest = dict(zip(SIDES, _unmatched(one, two, same), strict=True))
+        if len(one["inputs"]) != len(two["inputs"]) or len(one["inputs"]) < 2 or {len(r) for r in rest.values()} != {1}:
+            return False
+        sources = {side: self._behind_layouts(side, origins[0], same) for side, origins in rest.items()}
+        return all(self._is_source(*row) for row in sources.items()) and not same(sources["torch"], sources["paddle"])
 
     def _with_layouts(self, side: str, numbers: Sequence[int], end: str, same: _Same) -> list[int]:
         """Return calls that only change a shape with those before them, up to the tensor that has the other side's numbers in order."""
@@ -481,7 +492,10 @@ class _Search:
         # If both sides have calls of their own, any of them may differ.
         if in_another_order or len({code[0] for code in codes} - {"equal"}) > 1:
             tag, calls = "replace", {side: list(near[side]) for side in SIDES}
-        if tag == "replace":
+        pair = [self.runs[side].functions[near[side][-1]] for side in SIDES if len(near[side]) == 1]
+        if len(pair) == len(SIDES) and self._take_other_constants(pair[0], pair[1], same):
+            text = self._one_function(near["torch"][0], near["paddle"][0], same)
+        elif tag == "replace":
             text = self._replaced(calls)
         else:
             side = "paddle" if tag == "insert" else "torch"
@@ -502,6 +516,7 @@ class _Search:
         one, two = self.runs["torch"].functions[torch], self.runs["paddle"].functions[paddle]
         inputs, others = _unmatched(one, two, same)
         at = _at(one["path"], two["path"])
+        name = one["name"] if one["name"] == two["name"] else f"{one['name']} ({NAMES['paddle']}: {two['name']})"
         if inputs and others:
             taken = dict(zip(SIDES, (inputs, others), strict=True))
             behind = {s: [self._behind_layouts(s, origin, same) for origin in origins] for s, origins in taken.items()}
@@ -514,13 +529,16 @@ class _Search:
             ]
             alone = are_sources and len(inputs) == len(others) == 1
             which = same.first_difference(inputs[0], others[0]) if alone else ""
-            return f"{one['name']} {at} takes {', and '.join(said)}{which}"
+            return f"{name} {at} takes {', and '.join(said)}{which}"
         if inputs or others:
             side = SIDES[bool(others)]
             more = " and ".join(self._described(side, o) for o in inputs or others)
             return f"{one['name']} {at} takes {more} only in {NAMES[side]}"
         if one["name"] in IN_ORDER and not all(map(same, one["inputs"], two["inputs"])):
             return f"{one['name']} {at} takes its inputs in another order"
+        for a, b in itertools.product(one["inputs"], two["inputs"]):
+            if same(a, b) and (shapes := same.broadcast_elsewhere(a, b)):
+                return f"{one['name']} {at} takes {self._described('torch', self._behind_layouts('torch', a, same))} {shapes}"
         return f"{_text_of_both(one, two)} {at} returns different tensors for equal ones"
 
     def _replaced(self, calls: Mapping[str, Sequence[int]]) -> str:
@@ -708,6 +726,18 @@ class _Same:
         found = float(a @ b) / size if size else 0.0
         return found if found and relative_l2(b, found * a) <= SAME_FACTOR else None
 
+    def broadcast_elsewhere(self, torch: str, paddle: str) -> str:
+        """State the shapes of two tensors with equal numbers if they have axes of size 1 at other places; else ""."""
+        a, b = self._values[0].get(torch), self._values[1].get(paddle)
+        if a is None or b is None:
+            return ""
+        wide, ones = (
+            [[size for size in x.shape if size > 1] for x in (a, b)],
+            [_without_first_ones(x.shape) for x in (a, b)],
+        )
+        differ = wide[0] == wide[1] and ones[0] != ones[1]
+        return f"with shape {list(a.shape)} in {NAMES['torch']}, {list(b.shape)} in {NAMES['paddle']}" if differ else ""
+
     def size(self, side: str, origin: str) -> int | None:
         """Return how many numbers a tensor has; None if its value is not known."""
         array = self._values[SIDES.index(side)].get(origin)
@@ -756,13 +786,30 @@ def _unmatched(one: Mapping[str, Any], two: Mapping[str, Any], same: _Same) -> t
 
 
 def _is_same(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether two arrays have equal numbers, in one shape or another."""
+    """Whether two arrays have equal numbers, in one shape or with their axes in another order."""
     if a.size != b.size:
         return False
     if _agree(a, b.reshape(a.shape), tolerance):
         return True
-    fit = find_fit(_ordinary(a), _ordinary(b))
-    return fit is not None and fit.whole and _agree(fit.torch(a), fit.paddle(b), tolerance)
+    order = _order_of_axes(a.shape, b.shape)
+    return order is not None and _agree(a, b.transpose(order), tolerance)
+
+
+def _order_of_axes(shape: Sequence[int], other: Sequence[int]) -> list[int] | None:
+    """Return the axes of `other` in the order of `shape`, those of one size in their own order; None if the sizes differ.
+
+    Rows and columns of a square are not exchanged: that is a mistake, which equal sizes would hide.
+    """
+    if len(shape) != len(other) or sorted(shape) != sorted(other):
+        return None
+    axes = sorted(range(len(other)), key=lambda axis: other[axis])
+    places = sorted(range(len(shape)), key=lambda axis: shape[axis])
+    return [axis for _, axis in sorted(zip(places, axes, strict=True))]
+
+
+def _without_first_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without the leading axes of size 1, which broadcasting adds."""
+    return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _agree(a: Array, b: Array, tolerance: float) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from parity.arrays import Array
 from parity.modules.description import Unit
-from parity.modules.layer_kinds import OTHER_SIDE, SIDES, Spelling, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, Spelling, name_in, parse_spelling
 from parity.pairs import match_names
 
 CHANNELS = {"Linear": -1, "Conv1d": 1, "Conv2d": 1, "Conv3d": 1}
@@ -38,7 +38,7 @@ class Fusion:
 
     def __str__(self) -> str:
         heads = f" in {self.heads} heads" if self.heads > 1 else ""
-        return f"{self.whole.path} = {' + '.join(part.path for part in self.parts)}{heads}"
+        return f"{self.whole.path or '(the model itself)'} = {' + '.join(part.path for part in self.parts)}{heads}"
 
     def map_row(self) -> dict[str, Any]:
         """Return the row of a map file that says the same."""
@@ -118,7 +118,7 @@ def find_fusions(
         left, wholes = Counter(surplus[other]), Counter(surplus[side])
         used: set[str] = set()
         at_place = in_both_orders(owners[side], owners[other])
-        for whole in sorted(owners[side], key=lambda unit: unit.path in at_place):
+        for whole in sorted(owners[side], key=lambda unit: (not unit.leaf, unit.path in at_place)):
             if not may_be_fused(whole) or whole.layer is not None or wholes[whole.signature] < 1:
                 continue
             free = [u for u in owners[other] if may_be_fused(u) and left[u.signature] > 0 and u.path not in used]
@@ -160,7 +160,7 @@ def _fitting(
     enough = [w for w in windows if not Counter(u.signature for u in w) - left]
     spelled = []
     for window in enough:
-        order = match_names.order_of_parts(whole.path, [unit.path for unit in window])
+        order = spelled_order(whole, window)
         if order:
             spelled.append(tuple(window[i] for i in order))
     yield from spelled
@@ -168,11 +168,21 @@ def _fitting(
         yield tuple(window[i] for i in match_names.usual_order([unit.path for unit in window]))
 
 
+def spelled_order(whole: Unit, parts: Sequence[Unit]) -> list[int] | None:
+    """Return the order of the parts if the path of a fused layer, or the own name of its weight, spells it; else None."""
+    paths = [part.path for part in parts]
+    names = whole.path, name_in(whole.spellings["weight"])
+    return next(filter(None, (match_names.order_of_parts(name, paths) for name in names)), None)
+
+
 def as_linear(unit: Unit, transposed: bool) -> Unit | None:
-    """Return a layer of an own class as a Linear, if it holds one matrix and perhaps a vector of as many numbers as it has outputs."""
+    """Return a layer of an own class as a Linear, if it holds one matrix and perhaps a vector of as many numbers as it has outputs.
+
+    A container may be one, too: its function calls use the matrix, and its outputs are not those of the Linear.
+    """
     matrices = [name for name, array in unit.arrays.items() if len(array.shape) == 2]
     vectors = [name for name, array in unit.arrays.items() if len(array.shape) == 1]
-    if not unit.leaf or len(matrices) != 1 or len(vectors) > 1 or len(unit.arrays) != 1 + len(vectors):
+    if len(matrices) != 1 or len(vectors) > 1 or len(unit.arrays) != 1 + len(vectors):
         return None
     outputs = unit.arrays[matrices[0]].shape[1 if transposed else 0]
     if vectors and unit.arrays[vectors[0]].shape != (outputs,):

@@ -201,6 +201,7 @@ class Problem:
     def _find_fusions(self, left: dict[str, list[Unit]]) -> None:
         """Find fused layers, and take them and their parts out of `left`."""
         surplus = {side: _surplus(left[side], left[OTHER_SIDE[side]]) for side in SIDES}
+        bare: dict[str, dict[str, Unit]] = {side: {} for side in SIDES}
         for side in SIDES:
             other = [
                 u for u in left[OTHER_SIDE[side]] if may_be_fused(u) and surplus[OTHER_SIDE[side]][u.signature] > 0
@@ -216,7 +217,7 @@ class Problem:
                         for u in other
                     ):
                         left[side][i] = linear
-                        self.owners[side] = [linear if u.path == unit.path else u for u in self.owners[side]]
+                        bare[side][unit.path] = unit
                         break
         surplus = {side: _surplus(left[side], left[OTHER_SIDE[side]]) for side in SIDES}
         found = find_fusions(left, surplus, {side: model.inputs for side, model in self.models.items()})
@@ -224,7 +225,16 @@ class Problem:
             parts = {part.path for part in fusion.parts}
             left[fusion.side] = [u for u in left[fusion.side] if u.path != fusion.whole.path]
             left[OTHER_SIDE[fusion.side]] = [u for u in left[OTHER_SIDE[fusion.side]] if u.path not in parts]
+            self._replace(fusion.side, fusion.whole)
+        for side, units in bare.items():
+            left[side] = [u if u.leaf else units.get(u.path, u) for u in left[side]]
+            for unit in left[side]:
+                self._replace(side, unit)
         self.fusions += found
+
+    def _replace(self, side: str, unit: Unit) -> None:
+        """Let `unit` be the one of its path among the owners of arrays."""
+        self.owners[side] = [unit if own.path == unit.path else own for own in self.owners[side]]
 
     def _keys(self, left: Mapping[str, Sequence[Unit]]) -> dict[str, dict[str, Key]]:
         """Return by side path -> what must agree: kind and shape, or for an own class the shapes of its arrays."""

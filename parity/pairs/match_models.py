@@ -132,7 +132,7 @@ class Pairing(ShortRepr):
 
     def chunks(self) -> list[list[str]]:
         """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
-        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairs if a.layer or b.layer}
+        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairs if (a.layer, b.layer) != (None, None)}
         named: dict[str, list[str]] = {}
         for name in self.arrays:
             owner = self.owners[name][0]

@@ -153,9 +153,12 @@ def _unique_pairs(here: Sequence[str], there: Sequence[str]) -> dict[str, str]:
 
 
 def order_of_parts(fused: str, parts: Sequence[str]) -> list[int] | None:
-    """Return the order of the parts if the last word of a fused layer's path spells it, as `qkv`, `kv_proj` or `gate_up` do; else None."""
+    """Return the order of the parts if the last word of a fused layer's path spells it, as `qkv`, `kv_proj` or `gate_up` do; else None.
+
+    `in_proj` means query, key and value, as in PyTorch's attention layer.
+    """
     last = words_of(fused.rpartition(".")[2])
-    named = _parts_in(last)
+    named = list(PARTS[:3]) if last[:2] == ["in", "proj"] else _parts_in(last)
     own = [_parts_in(words_of(part.rpartition(".")[2])) for part in parts]
     if len(named) != len(parts) or any(len(one) != 1 for one in own):
         return None

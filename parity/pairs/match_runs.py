@@ -20,11 +20,14 @@ Splits = dict[str, list[tuple[str, Fusion, int]]]
 def split_run(run: ModelRun, side: str, pairing: Pairing) -> tuple[ModelRun, Splits]:
     """Return a run in which each call of a fused layer of `side` is one call for each part, and how its outputs were split.
 
-    A call of an opened attention layer becomes one of its last projection, whose inputs are unknown.
+    A call of an opened attention layer becomes one of its last projection, whose inputs are unknown. A container with the weights of a
+    fused layer stays as it is: its outputs are not those of the fused layer.
     """
-    fused = {fusion.whole.path: fusion for fusion in pairing.fusions if fusion.side == side}
+    own = [fusion for fusion in pairing.fusions if fusion.side == side]
+    containers = {fusion.whole.path for fusion in own if not fusion.whole.leaf}
+    fused = {fusion.whole.path: fusion for fusion in own if fusion.whole.leaf}
     units = [pair[SIDES.index(side)] for pair in pairing.pairs]
-    opened = {unit.layer for unit in units if unit.layer is not None} - set(fused)
+    opened = {unit.layer for unit in units if unit.layer is not None} - set(fused) - containers
     splits: Splits = {}
     if not fused and not opened:
         return run, splits

@@ -23,9 +23,9 @@ from parity.backend.child_process import Record
 from parity.compare.relative_error import distance
 from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
-from parity.pairs import alignment, mapping, match_names
+from parity.pairs import alignment, mapping
 from parity.pairs.alignment import Call
-from parity.pairs.match_fused import Fusion, outputs_of
+from parity.pairs.match_fused import Fusion, outputs_of, spelled_order
 from parity.pairs.match_layers import POOL, Assignment, Problem, choice_of, neighbours, normal
 from parity.pairs.match_models import Pairing
 from parity.pairs.match_outputs import AGREE, match_outputs
@@ -643,7 +643,7 @@ def _path_of(fusion: Fusion, side: str) -> str:
 
 def _is_spelled(fusion: Fusion) -> bool:
     """Whether the name of a fused layer says in which order it has its parts."""
-    return match_names.order_of_parts(fusion.whole.path, [part.path for part in fusion.parts]) is not None
+    return spelled_order(fusion.whole, fusion.parts) is not None
 
 
 def _map_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -303,6 +303,24 @@ class Biased(nn.Layer):
         return self.last(F.softmax(scores) / 2)
 
 
+class Grid(nn.Layer):
+    """Spells its axes and its choice of rows in another way, and may exchange rows and columns at one place."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.rows, self.columns, self.last = nn.Embedding(3, 6), nn.Embedding(3, 6), nn.Conv2D(6, 2, 1)
+        self.table, self.flaw = self.create_parameter([9, 6]), flaw
+        index = paddle.arange(9).reshape([3, 3])
+        self.register_buffer("chosen", index.t() if flaw == "index" else index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.rows(paddle.arange(3)), self.columns(paddle.arange(3))
+        across = self.flaw == "rows"
+        grid = rows.unsqueeze(int(not across)) + columns.unsqueeze(int(across))
+        chosen = paddle.gather(self.table, self.chosen.flatten()).reshape([3, 3, 6])
+        return self.last(x + grid.transpose([2, 0, 1]) + chosen.transpose([2, 0, 1]).unsqueeze(0))
+
+
 class Positions(nn.Layer):
     """Expands its positions, and may begin with another one."""
 

@@ -277,6 +277,21 @@ class Biased(nn.Module):
         return self.last(torch.softmax(2 * y + self.mask, -1) * 0.5)
 
 
+class Grid(nn.Module):
+    """Adds a table for rows, one for columns, and rows of a table that a buffer chooses, to square maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.columns, self.last = nn.Embedding(3, 6), nn.Embedding(3, 6), nn.Conv2d(6, 2, 1)
+        self.table = nn.Parameter(torch.randn(9, 6))
+        self.register_buffer("index", torch.arange(9).view(3, 3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.rows(torch.arange(3))[:, None] + self.columns(torch.arange(3))[None]
+        chosen = self.table[self.index.view(-1)].view(3, 3, 6)
+        return self.last(x + grid.permute(2, 0, 1)[None] + chosen.permute(2, 0, 1))
+
+
 class Positions(nn.Module):
     """Its positions have no axis of the batch."""
 

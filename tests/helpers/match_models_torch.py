@@ -225,6 +225,19 @@ class Tokens(nn.Module):
         return self.head(F.gelu(self.gamma * (tokens + self.pos_embed)))
 
 
+class Joint(nn.Module):
+    """Attention with layers inside, which holds the weight for query, key and value itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = nn.Parameter(torch.randn(24, 8)), nn.Parameter(torch.randn(24))
+        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        return self.head(self.out(joined(attend(*(heads_of(part, 2) for part in parts)))))
+
+
 class Held(nn.Module):
     """A layer inside holds everything."""
 

@@ -318,3 +318,25 @@ def test_the_call_that_is_named_takes_equal_inputs_unless_it_says_which_differ(
     if model:
         assert compare(compare_pair, model, model, shape).verdict == "equal"
     assert said in cause_of(compare(compare_pair, flawed.partition("(")[0], flawed, shape))
+
+
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        (
+            "rows",
+            "add in the model itself takes the output of rows with shape [3, 1, 6] in PyTorch, [1, 3, 6] in Paddle",
+        ),
+        (
+            "index",
+            "getitem (Paddle: gather) in the model itself takes the constant index in PyTorch, and the constant chosen in Paddle, "
+            "which differ at 6 of 9 places: 1 in PyTorch, 3 in Paddle at [1]",
+        ),
+    ],
+)
+def test_rows_and_columns_of_a_square_that_are_exchanged_are_named(
+    compare_pair: ComparePair, flaw: str, said: str
+) -> None:
+    cause = cause_of(compare(compare_pair, "Grid", f"Grid({flaw!r})", "2,6,3,3"))
+    assert f": {said}" in cause
+    assert "only" not in cause

@@ -66,6 +66,7 @@ def test_the_name_of_a_fused_layer_spells_its_parts() -> None:
     parts = ["k_proj", "q_proj", "v_proj"]
     assert order_of_parts("attn.qkv", parts) == order_of_parts("query_key_value", parts) == [1, 0, 2]
     assert order_of_parts("Wkqv", parts) == [0, 1, 2]
+    assert order_of_parts("in_proj_weight", parts) == [1, 0, 2]
     assert order_of_parts("gate_up_proj", ["up_proj", "gate_proj"]) == [1, 0]
     assert order_of_parts("c_attn", parts) is None
     assert order_of_parts("kv", parts) is None
