@@ -53,6 +53,7 @@ EQUAL = {
     "tokens": ("Tokens", "Tokens", ["2,4,6"]),
     "bare parameters": ("Bare", "Bare", ["4,6"]),
     "unnamed parts": ("Seven", "Seven", ["4,6"]),
+    "cells": ("Recurrent", "Recurrent", ["2,4,5"]),
 }
 
 
@@ -91,6 +92,7 @@ FLAWS = {
     "bare parameters": ("Bare", "Bare(flaw='no scale')", ["4,6"], "", "(output)"),
     "tokens": ("Tokens", "Tokens(flaw='exchanged')", ["2,4,6"], "head", "head:input"),
     "two tokens": ("Classed", "Classed('exchanged')", ["2,4,6"], "head", "head:input"),
+    "cells": ("Recurrent", "Recurrent('forward')", ["2,4,5"], "out", "out:input"),
 }
 
 
