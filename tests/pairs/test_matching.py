@@ -103,7 +103,7 @@ def test_a_planted_flaw_is_found_at_its_layer(compare_pair: ComparePair, case: s
     first = outcome.first
     assert outcome.verdict == "different" and first, outcome.sentence()
     assert (first.phase, first.layer, first.tensor) == ("eval", layer, tensor), outcome.sentence()
-    assert not outcome.pairing.confirmed
+    assert not outcome.pairing.confirmed and "the search" not in outcome.sentence()
 
 
 def test_the_layout_of_a_fused_layer_is_right_behind_a_flaw_of_attention(compare_pair: ComparePair) -> None:
