@@ -41,6 +41,7 @@ class FunctionCalls:
     Args:
         tensor: The class of the framework's tensors.
         to_numpy: Copies a tensor to numpy.
+        has_values: Whether a tensor has values: a recurrent layer of Paddle passes one without.
         wanted: The origins whose values are kept.
         needs_gradient: Whether a tensor gets a gradient.
         on_gradient: Is called with the origin and the tensor where a value is kept, and may watch the tensor's gradient.
@@ -50,11 +51,12 @@ class FunctionCalls:
         self,
         tensor: type,
         to_numpy: Callable[[Any], Array],
+        has_values: Callable[[Any], bool],
         wanted: Collection[str],
         needs_gradient: Callable[[Any], bool],
         on_gradient: Callable[[str, Any], None],
     ) -> None:
-        self._tensor, self._to_numpy, self.wanted = tensor, to_numpy, frozenset(wanted)
+        self._tensor, self._to_numpy, self._has_values, self.wanted = tensor, to_numpy, has_values, frozenset(wanted)
         self._needs_gradient, self._on_gradient = needs_gradient, on_gradient
         self._depth = 0
         self.begin({})
@@ -164,8 +166,10 @@ class FunctionCalls:
     def _put(self, tensor: Any, origin: str) -> None:
         self._origins[id(tensor)] = origin
         self._alive.append(tensor)
-        if origin in self.wanted and origin not in self.arrays:
-            with self.paused():
+        if origin not in self.wanted or origin in self.arrays:
+            return
+        with self.paused():
+            if self._has_values(tensor):
                 self.arrays[origin] = np.array(self._to_numpy(tensor))
                 if self._needs_gradient(tensor):
                     self._on_gradient(origin, tensor)

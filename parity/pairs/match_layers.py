@@ -18,6 +18,7 @@ from parity.modules.description import Unit, below, layer_in_words
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs import match_names
 from parity.pairs.match_arrays import Rows, loose_shape, loose_shapes, ways_of_pools, ways_of_units, with_one_shape
+from parity.pairs.match_cells import with_cells
 from parity.pairs.match_constants import find_constants, without_constants
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
 from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
@@ -68,7 +69,9 @@ class Problem:
         whole = {m.side: dataclasses.replace(m, units=u) for m, u in zip((torch, paddle), units, strict=True)}
         named = {side: {name_in(row[side]) for row in self.rows.values()} for side in SIDES}
         self.constants = find_constants(whole, named)
-        self.models = with_pointwise({side: without_constants(whole[side], self.constants[side]) for side in SIDES})
+        self.models = with_cells(
+            with_pointwise({side: without_constants(whole[side], self.constants[side]) for side in SIDES})
+        )
         self.ways: dict[tuple[str, str], int] = {}
         self.pool_ways: list[Rows] = []
         self._known_ways: dict[tuple[str, str], list[Rows]] = {}

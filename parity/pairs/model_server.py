@@ -393,7 +393,7 @@ class ModelService(Service):
         calls = None
         if wanted is not None:
             hooks = backend.needs_gradient, self._model.watch_gradient
-            calls = FunctionCalls(backend.TENSOR, backend.to_numpy, wanted, *hooks)
+            calls = FunctionCalls(backend.TENSOR, backend.to_numpy, backend.has_values, wanted, *hooks)
         self._model.functions = calls
         try:
             with self._replaced.recording(calls):

@@ -561,3 +561,21 @@ class Gates(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class Recurrent(nn.Layer):
+    """Its backward cell may get the time steps from the first to the last."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.flaw, self.last = flaw, nn.Linear(8, 3)
+        self.cells, self.gru = nn.LayerList([nn.LSTMCell(5, 8) for _ in range(2)]), nn.GRU(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = []
+        for cell, back in zip(self.cells, (False, not self.flaw), strict=True):
+            steps, states, found = range(x.shape[1]), None, {}
+            for step in reversed(steps) if back else steps:
+                found[step], states = cell(x[:, step], states)
+            sides.append(paddle.stack([found[step] for step in steps], 1))
+        return self.last(self.gru(paddle.concat(sides, -1))[0][:, -1])

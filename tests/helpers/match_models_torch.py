@@ -483,3 +483,18 @@ class Gates(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer in two directions, where the other model has cells, and a cell, where it has a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(5, 8, batch_first=True, bidirectional=True)
+        self.cell, self.out = nn.GRUCell(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, h = self.rnn(x)[0], None
+        for step in range(x.shape[1]):
+            h = self.cell(x[:, step], h)
+        return self.out(h)
