@@ -61,6 +61,12 @@ def similarity(one: Sequence[str], two: Sequence[str], shortest: int = 1) -> flo
     return total
 
 
+def share_of_words(one: str, two: str) -> float:
+    """Return which share of the words of two paths is alike, between 0 and 1."""
+    words = words_of(one), words_of(two)
+    return 2 * similarity(*words) / max(1, len(words[0]) + len(words[1]))
+
+
 def bijection(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str] | None:
     """Return path -> path if the names alone say for each of `torch` which of `paddle` it is, and the other way round; else None."""
     if len(torch) != len(paddle):

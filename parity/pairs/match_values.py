@@ -23,7 +23,7 @@ from parity.backend.child_process import Record
 from parity.compare.relative_error import distance
 from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
-from parity.pairs import alignment, mapping
+from parity.pairs import alignment, mapping, match_names
 from parity.pairs.alignment import Call
 from parity.pairs.match_fused import Fusion, outputs_of, spelled_order
 from parity.pairs.match_layers import POOL, Assignment, Problem, choice_of, neighbours, normal
@@ -137,7 +137,7 @@ class Search:
         """Return the pairing; both models get their arrays back."""
         try:
             best = max((self.attempt(one) for one in self._first()), key=lambda trial: trial.reach)
-            best = self._by_calls(self._improve(best, self._changes))
+            best = self._by_settings(self._by_calls(self._improve(best, self._changes)))
             best, notes = self._with_equal_blocks(best)
             if not notes:
                 notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
@@ -243,6 +243,28 @@ class Search:
                 self.unsure |= self._differing_arrays(likeliest)
             best = self.attempt(likeliest[0])
         return best
+
+    def _by_settings(self, best: Trial) -> Trial:
+        """Return the trial with layers exchanged if their settings and the likeness of their names both say so.
+
+        If a model exchanges its inputs, then values follow the inputs to the wrong layers, such as the other table. No exchange of these
+        makes all tensors agree.
+        """
+        if best.reach.whole:
+            return best
+        units = {side: {unit.path: unit for unit in self.problem.owners[side]} for side in SIDES}
+        partner, odd = best.assignment.partner, []
+        for one, two in neighbours(self.problem, best.assignment):
+            a, b = (units["torch"][path] for path in (one, two))
+            c, d = (units["paddle"][partner[path]] for path in (one, two))
+            differ = [x.settings != y.settings for x, y in ((a, c), (b, d), (a, d), (b, c))]
+            like = [
+                match_names.share_of_words(*paths)
+                for paths in ((one, c.path), (two, d.path), (one, d.path), (two, c.path))
+            ]
+            if differ == [True, True, False, False] and sum(like[:2]) < sum(like[2:]):
+                odd.append((one, two))
+        return self.attempt(_exchange(best.assignment, odd[:1])) if odd else best
 
     def _likeliest(
         self, best: Trial, changes: Iterator[Assignment], places: Mapping[str, Collection[str]]

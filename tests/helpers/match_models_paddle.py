@@ -270,6 +270,21 @@ class Tables(nn.Layer):
         return self.out(getattr(self, self.names[1])(words) + of_kinds)
 
 
+class Padded(nn.Layer):
+    """Called in the other order, and names abbreviate nothing. It may exchange its inputs, or the index of padding."""
+
+    def __init__(self, exchanged: bool = False, padded: bool = True) -> None:
+        super().__init__()
+        self.token_type = nn.Embedding(11, 6, padding_idx=None if padded else 0)
+        self.word = nn.Embedding(11, 6, padding_idx=0 if padded else None)
+        self.out, self.exchanged = nn.Linear(6, 4), exchanged
+
+    def forward(self, words: Tensor, kinds: Tensor) -> Tensor:
+        if self.exchanged:
+            words, kinds = kinds, words
+        return self.out(self.token_type(kinds) + self.word(words))
+
+
 class Summed(nn.Layer):
     """Called in the other order. The norms may be exchanged with their registration."""
 

@@ -155,6 +155,17 @@ class Tables(nn.Module):
         return self.out(self.word(words) + self.kind(kinds))
 
 
+class Padded(nn.Module):
+    """Two tables of one size for two inputs, one with an index of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok, self.seg, self.out = nn.Embedding(11, 6, padding_idx=0), nn.Embedding(11, 6), nn.Linear(6, 4)
+
+    def forward(self, words: Tensor, kinds: Tensor) -> Tensor:
+        return self.out(self.tok(words) + self.seg(kinds))
+
+
 class Summed(nn.Module):
     """Two tables of one size for one input, and two norms of one shape."""
 

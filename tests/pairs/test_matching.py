@@ -227,6 +227,19 @@ def test_values_decide_where_names_say_nothing(compare_pair: ComparePair) -> Non
     assert compared(compare_pair, "Steps", "Steps", "4,6").pairing.partner("torch")["upper"] == "west"
 
 
+def test_settings_and_names_say_which_inputs_are_exchanged(compare_pair: ComparePair) -> None:
+    def cause(paddle: str) -> str:
+        outcome = compared(compare_pair, "Padded", paddle, TOKENS, TOKENS, stages=("eval",))
+        assert outcome.pairing.partner("torch")["tok"] == "word"
+        return outcome.first.cause or "" if outcome.first else "equal"
+
+    assert cause("Padded") == "equal"
+    assert cause("Padded(True)").startswith("the whole numbers that go into tok differ at ")
+    assert cause("Padded(padded=False)").startswith(
+        "padding idx of Embedding: PyTorch -1, Paddle 0 at seg (Paddle: token_type)"
+    )
+
+
 def test_what_neither_names_nor_values_decide_is_in_the_verdict(compare_pair: ComparePair) -> None:
     outcome = compared(compare_pair, "Product", "Product", "4,6")
     assert outcome.verdict == "equal"
