@@ -553,6 +553,8 @@ def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -
     ]
     if not any(said) or said[0] == said[1]:
         return None
+    if None in said and any(call.number == 0 and what for call, what in zip((one, two), said, strict=True)):
+        return None  # the input of the first call is that of the model by assumption: functions may run before it
     texts = [f"{what or 'something else'} in {NAMES[side]}" for side, what in zip(SIDES, said, strict=True)]
     scaled = (
         _scaled(evidence.runs)
@@ -570,7 +572,7 @@ def _made_of(run: ModelRun, call: Call | None, array: Array) -> str | None:
         for key in note["outputs"]:
             if text := _function_of(run.arrays[key], array):
                 return text.format(f"the output of {note['path'] or 'the model'}")
-    for note in run.calls[: min(last, 1)]:
+    for note in run.calls[:1]:
         for key in note["inputs"]:
             if text := _function_of(run.arrays[key], array):
                 return text.format("the model's input")
