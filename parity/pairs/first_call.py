@@ -65,6 +65,9 @@ INFINITE = re.compile(r"float\('(-?inf|nan)'\)")
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 """How a program spells a number."""
 
+NUMBER_INSIDE = re.compile(rf"(?<![\w.]){NUMBER.pattern}")
+"""A number in the text of a call."""
+
 TENSOR = re.compile(r"\$(\d+)")
 """How the arguments of a call spell its tensors, by the number of its inputs."""
 
@@ -146,11 +149,13 @@ def run_backward(session: Session, wanted: Mapping[str, Sequence[str]]) -> tuple
 
 
 def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
-    """Return the call at which the first divergence arises; None if the first divergence is not one of a forward pass.
+    """Return the call at which the first divergence arises; None if it is none of a pass, and no gradient that one side lacks.
 
     A forward pass that diverges in a later step runs from the start state, with the inputs and random numbers of that step.
     """
-    if first.phase not in ("eval", "forward", *(("backward",) if first.step == 1 else ())):
+    if first.phase not in ("eval", "forward", *(("backward", "gradient") if first.step == 1 else ())):
+        return None
+    if first.phase == "gradient" and not math.isinf(first.error):
         return None
     train = first.phase != "eval"
     try:
@@ -196,6 +201,10 @@ class _Search:
     def find(self) -> FirstCall | None:
         layer, _, tensor = self.first.tensor.rpartition(":")
         pairs = self.aligned.pairs
+        if self.first.phase == "gradient" or tensor.startswith("input/"):
+            self._know(pairs, "all")
+            inputs = dict.fromkeys(SIDES, tensor.replace("/", " "))
+            return self._lost() if self.first.phase == "gradient" else self._guilty_backward(inputs)
         if layer:
             place = [
                 i
@@ -352,6 +361,7 @@ class _Search:
             if one["name"] != two["name"] and self._take_other_constants(one, two, same):
                 return place, after, True
             if one["name"] == two["name"] and len(one["inputs"]) == len(two["inputs"]):
+                rest = self._earliest(one, two, rest)
                 if len(rest[0]) != 1 or len(rest[1]) != 1:
                     break
                 below = {"torch": rest[0][0], "paddle": rest[1][0]}
@@ -375,6 +385,16 @@ class _Search:
             return False
         sources = {side: self._behind_layouts(side, origins[0], same) for side, origins in rest.items()}
         return all(self._is_source(*row) for row in sources.items()) and not same(sources["torch"], sources["paddle"])
+
+    def _earliest(
+        self, one: Mapping[str, Any], two: Mapping[str, Any], rest: tuple[list[str], list[str]]
+    ) -> tuple[list[str], list[str]]:
+        """Return the earliest pair of inputs in `rest`, which no input of the other side equals; `rest` where their order is free."""
+        pairs = [(a, b) for a, b in zip(one["inputs"], two["inputs"], strict=True) if a in rest[0] and b in rest[1]]
+        made = [(number, [a], [b]) for a, b in pairs if (number := _number(a)) is not None and _number(b) is not None]
+        if one["name"] not in IN_ORDER or len(made) < 2 or len(pairs) < max(map(len, rest)):
+            return rest
+        return min(made)[1:]
 
     def _with_layouts(self, side: str, numbers: Sequence[int], end: str, same: _Same) -> list[int]:
         """Return calls that only change a shape with those before them, up to the tensor that has the other side's numbers in order."""
@@ -529,6 +549,10 @@ class _Search:
             ]
             alone = are_sources and len(inputs) == len(others) == 1
             which = same.first_difference(inputs[0], others[0]) if alone else ""
+            # A number that differs, too, may be the cause: a factor before or behind another call.
+            numbers = [sorted(NUMBER_INSIDE.findall(_text(call))) for call in (one, two)]
+            if one["name"] == two["name"] and numbers[0] != numbers[1]:
+                name = _text_of_both(one, two)
             return f"{name} {at} takes {', and '.join(said)}{which}"
         if inputs or others:
             side = SIDES[bool(others)]
@@ -592,6 +616,15 @@ class _Search:
         said = "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
         return FirstCall(f"behind {pair[0].name} {said}")
 
+    def _lost(self) -> FirstCall | None:
+        """Name the call that gets the output of a layer detached on one side, which is why its weights have no gradient there."""
+        both = self.first.layer, self.first.candidate_layer or self.first.layer
+        calls = next((pair for pair in self.aligned.pairs if tuple(call.unit.path for call in pair) == both), None)
+        if calls is None:
+            return None
+        found = self._guilty_backward({s: self._event(s, c)["outputs"][0] for s, c in zip(SIDES, calls, strict=True)})
+        return found if found and not found.calls else None
+
     def _guilty_backward(self, starts: Mapping[str, str]) -> FirstCall | None:
         """Return the calls, one a side, that get equal gradients of equal outputs, and whose input's gradient differs."""
         calls = {side: self._ahead(side, starts[side]) for side in SIDES}
@@ -621,6 +654,9 @@ class _Search:
             ]
             further = bool(pairs)
             at = dict(zip(SIDES, pairs[0], strict=True)) if pairs else at
+        lost = [side for side in SIDES if gradients[side].get(at[side]) is None]
+        if at != starts and len(lost) == 1 and all(at[side] in self.outputs[side] for side in SIDES):
+            return self._guilty_backward(at)  # the gradient of this layer's output was not compared
         found = {side: users(side, at[side]) for side in SIDES}
         if detached := self._one_detached(found, at):
             return FirstCall(detached, True, backward=True)
@@ -649,7 +685,8 @@ class _Search:
     def _one_detached(self, found: Mapping[str, Sequence[int]], at: Mapping[str, str]) -> str:
         """Say which of the calls that use a tensor on both sides gets it detached on one side only."""
         users = [[self.runs[side].functions[number] for number in found[side]] for side in SIDES]
-        if [call["name"] for call in users[0]] != [call["name"] for call in users[1]]:
+        # The only call that uses it may be another one, such as a reshape before the one of the other side.
+        if [c["name"] for c in users[0]] != [c["name"] for c in users[1]] and not len(users[0]) == len(users[1]) == 1:
             return ""
         said = (self._detached(dict(zip(SIDES, calls, strict=True)), at) for calls in zip(*users, strict=True))
         return next(filter(None, said), "")

@@ -192,6 +192,30 @@ class DetachedBranch(OwnGradient):
         return self.last(y + self.branch(y.detach()))
 
 
+class Gated(OwnGradient):
+    def __init__(self, of: str = "first") -> None:
+        super().__init__()
+        self.of, self.gate = of, nn.Linear(8 if of == "first" else 6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        of = {"first": y, "input": x, "ones": paddle.ones_like(x)}[self.of]
+        return self.last(y * F.sigmoid(self.gate(of)).detach().reshape([-1, 8]))
+
+
+class Divided(OwnGradient):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y / 0.8 * F.tanh(y))
+
+
+class Rotated(OwnGradient):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        one, two = (paddle.cos(z) - z * paddle.sin(z) for z in (F.tanh(y), F.sigmoid(y)))
+        return self.last(one - two)
+
+
 class Chance(OwnGradient):
     def __init__(self, chance: float = 0.9, threshold: float = 0.9) -> None:
         super().__init__()

@@ -159,6 +159,36 @@ class DetachedBranch(OwnGradient):
         return self.last(y + self.branch(y))
 
 
+class Gated(OwnGradient):
+    """Its port detaches the gate, whose layer gets no gradient then."""
+
+    def __init__(self, of: str = "first") -> None:
+        super().__init__()
+        self.of, self.gate = of, nn.Linear(8 if of == "first" else 6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        of = {"first": y, "input": x, "ones": torch.ones_like(x)}[self.of]
+        return self.last(y * torch.sigmoid(self.gate(of)))
+
+
+class Divided(OwnGradient):
+    """Its port divides the other factor of a product, and by another number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y * (torch.tanh(y) / 0.9))
+
+
+class Rotated(OwnGradient):
+    """Both terms of a difference are made in one way, in which its port subtracts instead of adding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        one, two = (torch.cos(z) + z * torch.sin(z) for z in (torch.tanh(y), torch.sigmoid(y)))
+        return self.last(one - two)
+
+
 class Chance(OwnGradient):
     """Multiplies samples by random zeros and ones; its port draws more zeros, and step 1 draws only ones on both sides."""
 

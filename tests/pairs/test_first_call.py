@@ -177,6 +177,19 @@ def test_a_probability_that_shows_in_a_later_step_is_named(compare_pair: Compare
     assert said in cause_of(outcome)
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("Gated", "the backward passes begin to differ between first and gate"),
+        ("Gated('input')", "(model):input/0"),
+        ("Gated('ones')", "no gradient in Paddle: it is not used there, or not trained"),
+    ],
+)
+def test_the_call_that_keeps_a_gradient_from_a_layer_is_named(compare_pair: ComparePair, model: str, said: str) -> None:
+    cause = cause_of(compare(compare_pair, model, model, "4,6", "backward", "update"))
+    assert said in cause and "only Paddle detaches an input of reshape in the model itself" in cause
+
+
 def test_the_trees_mark_the_function_whose_gradient_is_wrong(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "OwnGradient", "OwnGradient", "4,6", "backward")
     mark = "<-- first divergence"
@@ -310,6 +323,13 @@ def test_a_flaw_in_a_class_with_another_name_is_named_at_its_call(
             "the whole numbers that go into table differ at 10 of 10 places: 0 in PyTorch, 3 in Paddle at [0, 0]",
         ),
         ("", "Projected", "2,5,8", "likely cause: only PyTorch has attention.out_proj.bias"),
+        ("", "Rotated", "4,6", "in the model itself PyTorch calls add, and Paddle calls subtract"),
+        (
+            "",
+            "Divided",
+            "4,6",
+            "divide(0.9) in PyTorch, divide(0.8) in Paddle, in the model itself takes the output of tanh",
+        ),
     ],
 )
 def test_the_call_that_is_named_takes_equal_inputs_unless_it_says_which_differ(
