@@ -59,7 +59,9 @@ def computed(function: Any, given: tuple[Any, ...]) -> list[Array]:
 
 
 def test_every_formula_has_a_case() -> None:
-    others = {"baddbmm", "log_loss"} | {name for name in KERNELS if name.endswith("_interp")}
+    others = {"baddbmm", "log_loss", "cross_entropy_with_softmax"} | {
+        name for name in KERNELS if name.endswith("_interp")
+    }
     assert set(CASES) | others == set(FORMULAS) | set(KERNELS)
 
 
@@ -83,6 +85,24 @@ def test_the_log_loss_is_that_of_its_definition() -> None:
     found = KERNELS["log_loss"](paddle.to_tensor(x), paddle.to_tensor(label), 1e-4)
     assert found is not None
     np.testing.assert_allclose(found.numpy(), -np.log([0.1001, 0.1001]), rtol=1e-14)
+
+
+def test_the_gradient_of_soft_labels_counts_their_sum() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(3, 4)), rng.random((3, 4))
+    labels /= labels.sum(1, keepdims=True)
+    call = KERNELS["cross_entropy_with_softmax"]
+    rest = (True, True, True, -100, 1)
+    assert call(paddle.to_tensor(scores), paddle.to_tensor(labels), *rest) is None, "the kernel is exact for a sum of 1"
+    labels *= 1 + 1e-7
+    x = paddle.to_tensor(scores, stop_gradient=False)
+    found = call(x, paddle.to_tensor(labels), *rest)
+    assert found is not None
+    found[1].sum().backward()
+    exact = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    np.testing.assert_allclose(found[0].numpy(), exact, rtol=1e-14)
+    np.testing.assert_allclose(found[1].numpy()[:, 0], -(labels * np.log(exact)).sum(1), rtol=1e-14)
+    np.testing.assert_allclose(x.grad.numpy(), exact * labels.sum(1, keepdims=True) - labels, atol=1e-15)
 
 
 @pytest.mark.parametrize("align_mode", [0, 1])
