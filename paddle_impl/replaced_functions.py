@@ -265,7 +265,7 @@ def watching(watch: Watch) -> Iterator[None]:
 NARROW = (paddle.float32, paddle.float16, paddle.bfloat16)
 
 
-_TENSORS = (Tensor, *(one for name in ("Value",) if (one := getattr(paddle.pir, name, None))))
+_TENSORS = (Tensor, getattr(paddle.pir, "Value", Tensor))
 """Types of tensors, also of those of graphs of version 3."""
 
 

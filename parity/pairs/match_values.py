@@ -445,7 +445,7 @@ class Search:
             alike[_last_names(pair)].append(pair)
         later: dict[Any, list[tuple[str, str]]] = defaultdict(list)
         for pair in pairs:
-            if pair not in chosen and self._same_input(pair) and _block(pair[0]) and _block(pair[0]) == _block(pair[1]):
+            if pair not in chosen and self._alike_in_block(pair):
                 later[_patterns(pair)].append(pair)
         for group in alike.values():
             if len(group) > 1 and group[0][0].rpartition(".")[0]:
@@ -481,6 +481,10 @@ class Search:
         first, second = (self._inputs.get(path) for path in pair)
         return first is not None and first == second
 
+    def _alike_in_block(self, pair: tuple[str, str]) -> bool:
+        """Whether two layers of one block get the same input."""
+        return bool(_block(pair[0])) and _block(pair[0]) == _block(pair[1]) and self._same_input(pair)
+
     def _with_equal_blocks(self, best: Trial) -> tuple[Trial, list[str]]:
         """Return the trial in which all blocks match layers with the same input in the same way, and a sentence if its values differ.
 
@@ -498,7 +502,7 @@ class Search:
         partner = assignment.partner
         pairs: dict[Any, dict[Any, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
         for pair in neighbours(self.problem, assignment):
-            if _block(pair[0]) and _block(pair[0]) == _block(pair[1]) and self._same_input(pair):
+            if self._alike_in_block(pair):
                 way = _patterns([partner[path] for path in pair])
                 pairs[(*_patterns(pair), *sorted(way))][way].append(pair)
         layouts: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
