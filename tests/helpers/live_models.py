@@ -139,6 +139,8 @@ class SimpleLayer(paddle.nn.Layer):
 
 
 def main() -> None:
+    torch.manual_seed(0)  # one model in a hundred has a last ReLU that hides what differs before it
+    paddle.seed(0)
     one, two = models()
     other, rows = replaced(), torch.rand(100, 100)
     simple, right, wrong = SimpleModule(), SimpleLayer(), SimpleLayer(right=False)
