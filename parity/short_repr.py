@@ -51,6 +51,11 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 5]} ...{text[-1] if text[-1] in ')>' else ''}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 epoch", "2 epochs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def steps_in_words(numbers: Sequence[int]) -> str:
     """Return "step 1", or "steps 1, 2"; of many steps, the first ones and how many more there are."""
     return f"step{'s' if len(numbers) > 1 else ''} {few(list(map(str, numbers)))}"

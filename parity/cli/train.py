@@ -42,8 +42,9 @@ from parity.recipe import presets
 from parity.recipe.precision import AUTO, GAIN, Arithmetic, check_device, find_obstacle
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.report import plots
+from parity.short_repr import counted
 from parity.training.compatibility import check_compatible, make_compatible
-from parity.training.console_lines import count_epochs, describe_longer, describe_position, describe_rate
+from parity.training.console_lines import describe_longer, describe_position, describe_rate
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
 from parity.training.run_folder import Follower, Position, RunFolder, check_free, read_checkpoint
@@ -274,7 +275,7 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
         console.say(f"Held back: every test uses {held:,} training images, which train nothing, not the test images")
     count = len(dataset.train_labels)
     console.say(
-        f"Recipe: {recipe.name}, {count_epochs(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
+        f"Recipe: {recipe.name}, {counted(recipe.epochs, 'epoch')} of {count:,} images in batches of {recipe.batch_size}"
     )
     if options.learning_rate:
         console.say(describe_rate(recipe, chosen, count))
@@ -306,7 +307,7 @@ def _article(framework: str, count: int = 64) -> str:
     total = recipe.epochs * 50_000 / speed
     again = command_to_train(framework, SINGLE_PROCESS)
     return (
-        f"The article's run (--network {network.name} --recipe article, {count_epochs(recipe.epochs)}) would take about "
+        f"The article's run (--network {network.name} --recipe article, {counted(recipe.epochs, 'epoch')}) would take about "
         f"{duration(total)} here ({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
     )
 
@@ -385,7 +386,7 @@ def _check_longer(options: Options, run: RunFolder) -> None:
     except InputError as error:
         again = f"--recipe {shlex.quote(str(run.folder / 'config.json'))} --epochs {options.epochs}"
         raise InputError(
-            f"{run.folder} cannot get {count_epochs(options.epochs)}: {error}; leave --epochs out, or start a new run with {again} "
+            f"{run.folder} cannot get {counted(options.epochs, 'epoch')}: {error}; leave --epochs out, or start a new run with {again} "
             "and its other options as before"
         ) from None
 
@@ -467,7 +468,7 @@ def _summary(
     which = "all" if experiment.test_limit is None else "the first"
     console.say(
         f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} {_tested(experiment.hold_out)} "
-        f"after {count_epochs(experiment.recipe.epochs)}"
+        f"after {counted(experiment.recipe.epochs, 'epoch')}"
     )
     return {
         "framework": framework,

@@ -9,7 +9,7 @@ from typing import Any
 
 from parity.compare.relative_error import NothingCompared
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, Divergence, Stage, Verdicts, layer_rows
-from parity.short_repr import ShortRepr
+from parity.short_repr import ShortRepr, counted
 
 
 def _names_layer(sentence: str, layer: str) -> bool:
@@ -77,7 +77,7 @@ class Outcome(ShortRepr):
             return f"{DIFFERENT}: {'; '.join(self.differences)}"
         steps = max([row["step"] for row in self.trajectory], default=0)
         count = sum(stage.compared for stage in self.stages.values())
-        return f"{self.verdict}: {count} tensors" + (f", {steps} steps" if steps else "")
+        return f"{self.verdict}: {count} tensors" + (f", {counted(steps, 'step')}" if steps else "")
 
     def differences_at(self, layer: str) -> str:
         """Return the settings that differ at `layer`, in one line. Empty if there are none, or without a layer."""

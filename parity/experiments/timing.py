@@ -31,6 +31,7 @@ from parity.files.strict_json import parse_json
 from parity.network import articles
 from parity.progress import bar, duration
 from parity.recipe import presets
+from parity.short_repr import counted
 from parity.training.run_folder import about
 from parity.weights.canonical_state import initialise
 
@@ -120,7 +121,7 @@ def measure(
             if left > 0:
                 burnt = worker.seconds(method, images, timing.burn_in)
                 time = duration(left * float(np.median(burnt)))
-                say(f"{FRAMEWORKS[framework]}, {kind}: {left} steps, about {time} (fewer with --steps)")
+                say(f"{FRAMEWORKS[framework]}, {kind}: {counted(left, 'step')}, about {time} (fewer with --steps)")
             for first in bar(range(0, left, TURN), f"{framework}, {kind}"):
                 seconds += worker.seconds(method, images, min(TURN, left - first))
                 write_atomically(folder / FILE, (json.dumps(kept) + "\n").encode())

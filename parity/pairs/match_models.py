@@ -10,7 +10,7 @@ from parity.errors import InputError
 from parity.modules.description import Unit, below, units_of
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
 from parity.pairs.match_fused import ATTENTION, Fusion, open_attention
-from parity.short_repr import ShortRepr
+from parity.short_repr import ShortRepr, counted
 
 
 class ModelsDiffer(InputError):
@@ -143,7 +143,7 @@ class Pairing(ShortRepr):
         """Return how the pairs were found, and what their values said."""
         if not self.tried:
             return self.how
-        count = f"{self.tried} assignment{'s' if self.tried > 1 else ''} tried"
+        count = f"{counted(self.tried, 'assignment')} tried"
         if self.named and not self.confirmed:
             return f"{self.how} ({count})"
         return f"{self.how}, {f'confirmed by values ({count})' if self.confirmed else f'not confirmed by values ({count})'}"

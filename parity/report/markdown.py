@@ -11,6 +11,7 @@ from parity.report import initialisers
 from parity.report.heat_map import guilty_place, phases, used, worst_phase
 from parity.report.page import framework, look, side_names, summarize, version_rows
 from parity.report.text import above, limit, markdown_row, readable, shown
+from parity.short_repr import counted
 
 MOST_ROWS = 10
 """Rows of a table of layers. The rest is counted."""
@@ -79,7 +80,7 @@ def _about(result: dict[str, Any]) -> list[str]:
 
 def _versions(result: dict[str, Any]) -> str:
     """Return dtype, steps and versions in one line; a version that is not the same on both sides is given for each."""
-    parts = [f"{result['dtype']}, {result['steps']} steps"]
+    parts = [f"{result['dtype']}, {counted(result['steps'], 'step')}"]
     for part, versions in version_rows(result.get("lanes", {})).items():
         known = dict.fromkeys(version for version in versions if version != "–")
         parts.append(f"{framework(part)} {' and '.join(known)}")

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from parity.report import charts, initialisers
 from parity.report.heat_map import LEVELS, heat_map, phases
 from parity.report.text import above, brief, limit, precise, ratio, readable, real, shown
+from parity.short_repr import counted
 
 FRAMEWORKS = {"torch": "PyTorch", "paddle": "Paddle", "numpy": "NumPy", "python": "Python", "cuda": "CUDA"}
 
@@ -67,7 +68,7 @@ def look(verdict: str) -> Look:
 def about(result: dict[str, Any]) -> str:
     """Return one line on what was compared."""
     facts = [sides(result), result["dtype"], f"recipe {result['recipe']}", str(result.get("data") or "")]
-    facts.append(f"{result['steps']} steps, batch size {result['batch_size']}")
+    facts.append(f"{counted(result['steps'], 'step')}, batch size {result['batch_size']}")
     if result.get("seconds") is not None:
         facts.append(f"{result['seconds']:.1f} s")
     return " · ".join(fact for fact in facts if fact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parity.recipe.recipe import Recipe
+from parity.short_repr import counted
 from parity.training.run_folder import Position
 
 MOST_BATCHES = 100
@@ -59,7 +60,7 @@ def describe_longer(recipe: Recipe, before: int, position: Position, images: int
     now, end = recipe.rate(first, total), recipe.rate(total, total)
     course = f"stays {now:g}" if now == end else f"goes on by its schedule, from {now:g} now to {end:g} at the end"
     return (
-        f"Longer: {count_epochs(recipe.epochs)} instead of {before}. The learning rate {course}, "
+        f"Longer: {counted(recipe.epochs, 'epoch')} instead of {before}. The learning rate {course}, "
         "as in a run that was planned with as many epochs"
     )
 
@@ -73,8 +74,3 @@ def describe_rate(recipe: Recipe, before: Recipe, images: int) -> str:
     factors = [f"{group.names} {group.rate:g}" for group in recipe.optimizer.groups if group.rate != 1]
     groups = f"; groups multiply it: {', '.join(factors)}" if factors else ""
     return f"Learning rate: {recipe.optimizer.rate:g} instead of {before.optimizer.rate:g} ({course}{groups})"
-
-
-def count_epochs(epochs: int) -> str:
-    """Spell a number of epochs: 1 epoch, 2 epochs."""
-    return f"{epochs} epoch{'' if epochs == 1 else 's'}"

@@ -132,7 +132,7 @@ def test_timing_times_forward_and_backward_and_continues_after_a_stop(
     assert "Against the article: batches of 2 instead of 32" in said
     assert "PyTorch, forward: 2 steps, about " in said
     more, said = run_experiment("timing", *less, "--steps", 3)
-    assert "PyTorch, forward: 1 steps, about " in said and "PaddlePaddle, forward-backward: 3 steps, about " in said
+    assert "PyTorch, forward: 1 step, about " in said and "PaddlePaddle, forward-backward: 3 steps, about " in said
     assert [row[:2] for row in table_rows(tmp_path, "framework")] == [
         [framework, kind] for framework in ("PaddlePaddle", "PyTorch") for kind in ("forward", "forward-backward")
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from parity.recipe import presets
 from parity.recipe.recipe import changed
-from parity.training.console_lines import count_epochs, describe_batch, describe_position, describe_test
+from parity.training.console_lines import describe_batch, describe_position, describe_test
 from parity.training.run_folder import Position
 
 ADAM, ARTICLE = (changed(presets.get_recipe(name), epochs=5) for name in ("adam", "article"))
@@ -44,7 +44,3 @@ def test_every_other_recipe_speaks_of_epochs(recipe: str) -> None:
 def test_a_position_is_told_in_epochs_from_1(epoch: int, batch: int, text: str) -> None:
     assert describe_position(ADAM, Position(epoch=epoch, batch=batch), 391) == text
     assert describe_position(ARTICLE, Position(epoch=epoch, batch=batch), 391) == text
-
-
-def test_one_epoch_is_singular() -> None:
-    assert (count_epochs(1), count_epochs(200)) == ("1 epoch", "200 epochs")

@@ -11,7 +11,7 @@ from parity.network.articles import NETWORKS
 from parity.network.network import Network
 from parity.recipe.presets import RECIPES
 from parity.recipe.recipe import Recipe
-from parity.short_repr import LINES
+from parity.short_repr import LINES, counted
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
@@ -35,3 +35,7 @@ def test_a_check_and_its_inputs_show_arrays_by_shape() -> None:
     assert len(repr(step)) <= LINES
     assert f"images={step.images.dtype}[128, 3, 32, 32]" in repr(step)
     assert step.images.dtype == np.float64
+
+
+def test_a_number_is_spelled_with_its_noun() -> None:
+    assert (counted(1, "step"), counted(200, "epoch")) == ("1 step", "200 epochs")
