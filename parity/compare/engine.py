@@ -71,7 +71,7 @@ def _train(source: Source, outcome: Outcome, say: Callable[[str], None]) -> None
     before = list(outcome.explained)
     if not _judge_steps(source, outcome, say, None) and source.start_again():
         say("again, with every tensor of the one-ULP twin")
-        outcome.verdicts, outcome.explained = Verdicts(), before
+        outcome.verdicts, outcome.explained, outcome.hidden = Verdicts(), before, []
         outcome.trajectory.clear()
         _judge_steps(source, outcome, say, source.twins[0])
 

@@ -118,6 +118,8 @@ class Judge:
         self._farther = 1.0
         self._held: list[Held] = []
         self._reshaped: list[str] = []
+        self._reached: dict[str, bool] = {}
+        """Layer -> whether a gradient of one of its outputs in the first step is not exactly zero."""
         self._calm_bounds: dict[str, float] = {}
         """The tolerances of inference and update in the first step, by name; without twins unless one records every tensor."""
 
@@ -137,6 +139,7 @@ class Judge:
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
             del tensor  # its arrays may be views of a whole run, and the next tensor may need another run
         self._drop_held()
+        self.outcome.unreached = [layer for layer, reached in self._reached.items() if not reached]
         if step.failed and not self.outcome.first:  # a side raised an error after everything that was compared
             stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
             failure = Difference("update/step", math.inf, 0.0)
@@ -151,6 +154,10 @@ class Judge:
         if tensor.side:
             self._on_one_side(step, tensor)
             return
+        if step.number == 1 and tensor.phase == "backward" and tensor.layers[0] and ":output" in tensor.name:
+            gradients = [x for x in (tensor.reference, tensor.candidate) if x is not None]
+            known = self._reached.get(tensor.layers[0], False)
+            self._reached[tensor.layers[0]] = known or any(bool(x.any()) for x in gradients)
         calm, twin = self._calm(step, tensor, step.magnification(tensor.name)), self._error_of_twin(step, tensor)
         noise = self._farther * self._noise_of(step, tensor, twin)
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
@@ -228,6 +235,7 @@ class Judge:
         ):
             if places:
                 self.outcome.explained.append(list_places(words, places))
+        self.outcome.hidden += [held.tensor.layers[0] for held in self._held]
         self._held.clear()
         self._reshaped.clear()
 

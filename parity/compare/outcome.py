@@ -32,6 +32,8 @@ class Outcome(ShortRepr):
         differences: Sentences on settings that differ between the sides.
         explained: Sentences on differences that the comparison removed, and on what it left out.
         zero_gradients: Parameters whose gradient is zero in exact arithmetic.
+        hidden: Layers with an inner tensor that differs, though everything that decides is equal.
+        unreached: Layers whose outputs have a gradient of exactly zero on both sides, so that no backward pass is proved there.
         absent: Stages that cannot have a tensor.
         seconds: Wall time, in seconds.
     """
@@ -45,6 +47,8 @@ class Outcome(ShortRepr):
     differences: list[str] = field(default_factory=list)
     explained: list[str] = field(default_factory=list)
     zero_gradients: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
     absent: Collection[str] = ()
     seconds: float = 0.0
 

@@ -101,9 +101,11 @@ def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays:
     """Return canonical name -> spelling of the layer's arrays; an array that its kind does not list keeps its name."""
     if "*" in kind.arrays:
         return {name: name for name in own}
-    found = {
-        name: spelled[side] for name, spelled in kind.arrays.items() if below(path, name_in(spelled[side])) in arrays
+    held = {
+        name: [text for text in spelled[side].split("|") if below(path, name_in(text)) in arrays]
+        for name, spelled in kind.arrays.items()
     }
+    found = {name: texts[0] for name, texts in held.items() if texts}
     known = {name_in(spelling) for spelling in found.values()}
     return found | {name: name for name in own if name not in known}
 

@@ -6,7 +6,8 @@ A spelling says where an array is stored on one side: `weight`, `weight.T` (tran
 `in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). `weight.T[:,1/3]` is
 a part along the second axis of the stored array, `weight[1/3 in 4]` the second third of each of four equal groups (heads), and
 `weight[0:8]` the first eight rows (`weight[0:8 in 2]`: of each of two groups). `weight.reshape(8,3)` is the stored array in another
-shape, of which `weight.reshape(8,3).T[:,1/3]` takes a part. A setting's spelling is an attribute of the layer:
+shape, of which `weight.reshape(8,3).T[:,1/3]` takes a part. `in_proj_weight[0/3]|q_proj_weight` is the first that the layer holds. A
+setting's spelling is an attribute of the layer:
 `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
 """
 
@@ -116,8 +117,9 @@ _TABLE = [
         "MultiheadAttention",
         "MultiHeadAttention",
         "MultiheadAttention",
-        "query.weight:q_proj.weight.T,in_proj_weight[0/3] key.weight:k_proj.weight.T,in_proj_weight[1/3] "
-        "value.weight:v_proj.weight.T,in_proj_weight[2/3] query.bias:q_proj.bias,in_proj_bias[0/3] "
+        "query.weight:q_proj.weight.T,in_proj_weight[0/3]|q_proj_weight "
+        "key.weight:k_proj.weight.T,in_proj_weight[1/3]|k_proj_weight "
+        "value.weight:v_proj.weight.T,in_proj_weight[2/3]|v_proj_weight query.bias:q_proj.bias,in_proj_bias[0/3] "
         "key.bias:k_proj.bias,in_proj_bias[1/3] value.bias:v_proj.bias,in_proj_bias[2/3] "
         "out.weight:out_proj.weight.T,out_proj.weight out.bias:out_proj.bias,out_proj.bias",
         "heads:num_heads,num_heads dropout:dropout,dropout batch_first:=True,batch_first",
@@ -214,7 +216,7 @@ def _checked(kind: Kind) -> Kind:
         raise InputError(f"kind {kind.name}: the setting {empty[0]!r} has an empty spelling")
     try:
         for side in SIDES:
-            check_each_once(spelled[side] for spelled in kind.arrays.values())
+            check_each_once(spelled[side].partition("|")[0] for spelled in kind.arrays.values())
     except InputError as error:
         raise InputError(f"kind {kind.name}: {error}") from None
     return kind

@@ -149,6 +149,9 @@ def _settings_sentence(kind: str, note: str, name: str, one: str, two: str, plac
     return f"{_label(name)} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
 
 
+MOST_PROPOSED = 4
+"""At most so many pairs of arrays without a partner are proposed."""
+
 LABELS = {"momentum_of_the_old": "momentum (weight of the old value)"}
 """Settings whose name alone would mislead: the two frameworks' `momentum` are weights of different values."""
 
@@ -164,7 +167,7 @@ def _alone(pairing: Pairing) -> Iterator[str]:
     for side, names in pairing.single.items():
         if names:
             yield f"only {NAMES[side]} has {few(names)}"
-    yield from _other_shapes(pairing)
+    yield from itertools.islice(_other_shapes(pairing), MOST_PROPOSED)
     tied = []
     for a, b in pairing.pairs:
         for name in a.arrays:

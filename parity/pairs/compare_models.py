@@ -35,8 +35,12 @@ from parity.pairs.programs import Program, check_sides, split_batches, take_batc
 from parity.pairs.reproducer import write_reproducer
 from parity.pairs.session import EXACT, RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
+from parity.short_repr import few
 from parity.training.run_folder import check_writable
 from parity.weights.half_precision import HALVES
+
+MOST_ORDERS = 2
+"""The numbers of the weights are brought into another order at most so often, until the output depends on all layers."""
 
 STAGES = (INIT, *TRAINING)
 """The stages of two models of a user. `init` is only compared if it is asked for: all others start both models from the same weights."""
@@ -275,19 +279,21 @@ def run_pair(
     """
     with ThreadPoolExecutor(len(workers)) as pool:
         session = Session(pair, workers, dtype, pool, start or {})
-        source = ModelSource(session)
-        outcome = PairOutcome(
-            source.sides,
-            session.dtype,
-            tuple(stage for stage in pair.stages if stage != INIT),
-            differences=session.differences,
-            factories={"torch": text_of(pair.torch), "paddle": text_of(pair.paddle)},
-            lanes=session.versions,
-            pairing=session.pairing,
-            how=pair.how() | {"twins": TWINS[session.dtype] if session.dtype in HALVES else len(source.twins)},
-        )
-        if outcome.asked:
-            engine.run(source, outcome, pair.isolate, say)
+        outcome = _compare(session, pair, say)
+        for seed in range(1, 1 + MOST_ORDERS):
+            if session.start or outcome.verdict == DIFFERENT or not _unproved(session, outcome):
+                break
+            places = few(_unproved(session, outcome))
+            text = f"the first weights prove nothing at {places}, which no output depends on"
+            say(f"again, with other weights: {text}")
+            session.reorder_weights(pair.seed + seed)
+            seconds, outcome = outcome.seconds, _compare(session, pair, say)
+            outcome.seconds += seconds
+            outcome.explained.insert(
+                0, f"{text}: all was compared again, with the numbers of each weight in another order"
+            )
+        if outcome.verdict != DIFFERENT and outcome.asked:
+            _tell_unproved(session, outcome)
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
@@ -306,6 +312,47 @@ def run_pair(
             outcome.initialisation = compare_initialisation(session, pair.init_seeds, say)
             outcome.seconds += time.monotonic() - started
     return outcome
+
+
+def _compare(session: Session, pair: Pair, say: Callable[[str], None]) -> PairOutcome:
+    """Compare the models of a session from its start state."""
+    source = ModelSource(session)
+    outcome = PairOutcome(
+        source.sides,
+        session.dtype,
+        tuple(stage for stage in pair.stages if stage != INIT),
+        differences=session.differences,
+        factories={"torch": text_of(pair.torch), "paddle": text_of(pair.paddle)},
+        lanes=session.versions,
+        pairing=session.pairing,
+        how=pair.how() | {"twins": TWINS[session.dtype] if session.dtype in HALVES else len(source.twins)},
+    )
+    if outcome.asked:
+        engine.run(source, outcome, pair.isolate, say)
+    return outcome
+
+
+def _unproved(session: Session, outcome: PairOutcome) -> list[str]:
+    """Return the layers that no output depends on, because a dead ReLU follows them: a mistake before them may not show.
+
+    Inference alone has no gradients: there, these are the layers with a tensor that differs.
+    """
+    return list(dict.fromkeys(outcome.unreached[::-1] if session.pair.length else outcome.hidden))
+
+
+def _tell_unproved(session: Session, outcome: PairOutcome) -> None:
+    """Name the layers that stay without a proof: in the verdict if a tensor differs there, and else below it."""
+    if not session.pair.length or not (unproved := _unproved(session, outcome)):
+        return
+    differing = [layer for layer in unproved if layer in outcome.hidden]
+    if differing:
+        session.pairing.notes.append(
+            f"not proved: tensors of {few(differing)} differ, and no output depends on them (their gradients are zero)"
+        )
+    else:
+        outcome.explained.append(
+            f"the gradients of {few(unproved)} are zero in both models: they prove no backward pass there"
+        )
 
 
 def name_calls(session: Session, outcome: PairOutcome, needed: bool) -> FirstCall | None:

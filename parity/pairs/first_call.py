@@ -162,7 +162,14 @@ def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
         runs = run_recorded(session, train, True, {side: [] for side in SIDES}, first.step)
         aligned = session.alignment(runs)
         start = _first_tensor(first, aligned, runs) if first.step > 1 else first
-        return _Search(session, start, runs, aligned, train).find() if start else None
+        if not start:
+            return None
+        found = _Search(session, start, runs, aligned, train).find()
+        if found and _lacks_a_reason(
+            found
+        ):  # such as a softmax: a row that is hidden as a whole shows the numbers of the mask
+            found = _Search(session, start, runs, aligned, train, masks_alike=False).find() or found
+        return found
     except Exception as error:  # the verdict stands without it
         return FirstCall(f"the search for the first call that differs failed ({type(error).__name__}: {error})")
 
@@ -186,9 +193,16 @@ class _Search:
     """The search in the recorded `runs` of both models."""
 
     def __init__(
-        self, session: Session, first: Divergence, runs: Mapping[str, ModelRun], aligned: Alignment, train: bool
+        self,
+        session: Session,
+        first: Divergence,
+        runs: Mapping[str, ModelRun],
+        aligned: Alignment,
+        train: bool,
+        masks_alike: bool = True,
     ) -> None:
         self.session, self.first, self.recorded, self.aligned, self.train = session, first, runs, aligned, train
+        self.masks_alike = masks_alike
         self.runs = {side: replace(run, functions=_with_numbers(run.functions)) for side, run in runs.items()}
         self.tolerance = first.bound
         self.partner: dict[str, str] = {}
@@ -284,7 +298,7 @@ class _Search:
         wanted = {side: [starts[side], *self._tensors(side, far[side])] for side in SIDES}
         runs = run_recorded(self.session, self.train, False, wanted, self.first.step)
         values = {side: run.arrays for side, run in runs.items()}
-        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
+        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance, self.masks_alike)
         aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
         place, after, only = self._deepest(starts, same, aligned)
         ends = {side: aligned[side] | self._reached(side, place, same) for side in SIDES}
@@ -630,7 +644,7 @@ class _Search:
         calls = {side: self._ahead(side, starts[side]) for side in SIDES}
         wanted = {side: [starts[side], *self._tensors(side, calls[side])] for side in SIDES}
         values, gradients = run_backward(self.session, wanted)
-        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
+        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance, self.masks_alike)
 
         def users(side: str, origin: str) -> list[int]:
             return [number for number in calls[side] if origin in self.runs[side].functions[number]["inputs"]]
@@ -642,7 +656,7 @@ class _Search:
             arrays = gradients["torch"].get(torch), gradients["paddle"].get(paddle)
             if arrays[0] is None or arrays[1] is None:
                 return arrays[0] is not arrays[1]
-            return not _is_same(_floats(arrays[0]), _floats(arrays[1]), self.tolerance)
+            return not _is_same(_floats(arrays[0]), _floats(arrays[1]), self.tolerance, False)
 
         at, further = starts, True
         while further:  # to the last tensor whose gradient differs
@@ -715,10 +729,16 @@ class _Search:
 
 
 class _Same:
-    """Which tensors of both sides are equal: known partners, and those with equal values, in any shape."""
+    """Which tensors of both sides are equal: known partners, and those with equal values, in any shape.
 
-    def __init__(self, partner: Mapping[str, str], torch: Record, paddle: Record, tolerance: float) -> None:
+    `masks_alike`: numbers of masks with one sign are equal, such as -1e9 and -inf.
+    """
+
+    def __init__(
+        self, partner: Mapping[str, str], torch: Record, paddle: Record, tolerance: float, masks_alike: bool = True
+    ) -> None:
         self._partner, self._values, self._tolerance = partner, (torch, paddle), tolerance
+        self._masks_alike = masks_alike
         norms = [
             {origin: norm(_ordinary(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)
         ]
@@ -750,7 +770,7 @@ class _Same:
             a is not None
             and b is not None
             and a.size == b.size
-            and _agree(_floats(a).ravel(), _floats(b).ravel(), self._tolerance)
+            and _agree(_floats(a).ravel(), _floats(b).ravel(), self._tolerance, self._masks_alike)
         )
 
     def factor(self, side: str, before: str, after: str) -> float | None:
@@ -788,7 +808,7 @@ class _Same:
         if self._partner.get(torch) == paddle:
             return True
         a, b = self._values[0].get(torch), self._values[1].get(paddle)
-        return a is not None and b is not None and _is_same(_floats(a), _floats(b), self._tolerance)
+        return a is not None and b is not None and _is_same(_floats(a), _floats(b), self._tolerance, self._masks_alike)
 
 
 def _with_numbers(calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -822,14 +842,14 @@ def _unmatched(one: Mapping[str, Any], two: Mapping[str, Any], same: _Same) -> t
     return inputs, others
 
 
-def _is_same(a: Array, b: Array, tolerance: float) -> bool:
+def _is_same(a: Array, b: Array, tolerance: float, masks_alike: bool) -> bool:
     """Whether two arrays have equal numbers, in one shape or with their axes in another order."""
     if a.size != b.size:
         return False
-    if _agree(a, b.reshape(a.shape), tolerance):
+    if _agree(a, b.reshape(a.shape), tolerance, masks_alike):
         return True
     order = _order_of_axes(a.shape, b.shape)
-    return order is not None and _agree(a, b.transpose(order), tolerance)
+    return order is not None and _agree(a, b.transpose(order), tolerance, masks_alike)
 
 
 def _order_of_axes(shape: Sequence[int], other: Sequence[int]) -> list[int] | None:
@@ -849,19 +869,26 @@ def _without_first_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
-def _agree(a: Array, b: Array, tolerance: float) -> bool:
+def _agree(a: Array, b: Array, tolerance: float, masks_alike: bool) -> bool:
     """Whether two arrays of one shape are equal. Numbers of masks are compared by themselves: they would hide all others."""
     masks = ~(np.abs(a) < MASK), ~(np.abs(b) < MASK)  # NaN, too
+    hidden = [np.sign(x[m]) if masks_alike else x[m] for x, m in zip((a, b), masks, strict=True)]
     return (
         relative_l2(_ordinary(a), _ordinary(b)) <= tolerance
         and np.array_equal(*masks)
-        and np.allclose(a[masks[0]], b[masks[1]], rtol=tolerance, atol=0, equal_nan=True)
+        and np.allclose(hidden[0], hidden[1], rtol=tolerance, atol=0, equal_nan=True)
     )
 
 
 def _ordinary(array: Array) -> Array:
     """Return an array with 0 for infinite numbers and those of a mask."""
     return np.where(np.abs(array) < MASK, array, 0)
+
+
+def _lacks_a_reason(found: FirstCall) -> bool:
+    """Whether both sides make the call that is named with the same arguments, so that it does not say why its results differ."""
+    calls = [found.functions(side) for side in SIDES if side in found.calls]
+    return [len(of_side) for of_side in calls] == [1, 1] and _text(calls[0][0]) == _text(calls[1][0])
 
 
 def _is_own(side: str, call: Mapping[str, Any]) -> bool:

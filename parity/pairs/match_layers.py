@@ -128,6 +128,7 @@ class Problem:
         for a, b in pairs:
             self._add_arrays(found, assignment, a, b)
         self._add_pool(found, assignment)
+        self._add_left(found)
         return found
 
     def described(self, pairing: Pairing) -> dict[str, ModelDescription]:
@@ -153,6 +154,8 @@ class Problem:
             spelled = {"torch": below(a.holder, spelling)}
             if name in rows:
                 spelled["paddle"] = below(b.holder, rows[name])
+                if self._is_open(a, b) and canonical not in self.rows:
+                    found.turned += _turned_square(a.arrays[name].shape, spelled)
             if canonical in self.rows:
                 spelled = {side: self.rows[canonical][side] for side in SIDES}
             if len(spelled) == 2:
@@ -187,12 +190,43 @@ class Problem:
             b = holders["paddle"].get(_bare(spelling), (a, ""))[0]
             stored = self.rows[name]["torch"] if name in self.rows else below(a.holder, a.spellings[own])
             found.arrays[name] = {"torch": stored, "paddle": spelling}
+            if name not in self.rows:
+                found.turned += _turned_square(a.arrays[own].shape, found.arrays[name])
             found.owners[name] = (a.path, b.path)
             found.trained[name] = a.arrays[own].trained
         found.how += f", {len(rows)} parameters of containers by names and shapes"
         named = {"torch": set(rows), "paddle": {_bare(spelling) for spelling in rows.values()}}
         for side in SIDES:
             found.single[side] += [name for name in holders[side] if name not in named[side]]
+
+    def _add_left(self, found: Pairing) -> None:
+        """Match arrays that layers of one side have alone with those that containers of the other side hold, where names say which.
+
+        In BEiT, one model has a Linear for the query, and the other one a `q_bias` beside a fused `qkv`.
+        """
+        units = {
+            side: {_bare(below(u.holder, s)): (u, n) for u in self.owners[side] for n, s in u.spellings.items()}
+            for side in SIDES
+        }
+        left = {side: [name for name in found.single[side] if name in units[side]] for side in SIDES}
+        shapes = {
+            side: {name: units[side][name][0].arrays[units[side][name][1]].shape for name in left[side]}
+            for side in SIDES
+        }
+        for shape in dict.fromkeys(shapes["torch"].values()):
+            here, there = ([name for name in left[side] if shapes[side][name] == shape] for side in SIDES)
+            pairs = match_names.bijection(here, there) or {}
+            if not pairs or all(units["torch"][a][0].leaf and units["paddle"][b][0].leaf for a, b in pairs.items()):
+                continue
+            for one, two in pairs.items():
+                a, own = units["torch"][one]
+                canonical = below(a.path, own)
+                found.arrays[canonical] = {"torch": one, "paddle": two}
+                found.owners[canonical] = (a.path, units["paddle"][two][0].path)
+                found.trained[canonical] = a.arrays[own].trained
+            for side, matched in (("torch", pairs.keys()), ("paddle", pairs.values())):
+                found.single[side] = [name for name in found.single[side] if name not in matched]
+            found.how += f", {len(pairs)} arrays of layers and containers by names"
 
     def _is_open(self, a: Unit, b: Unit) -> bool:
         """Whether the arrays of two units may be matched in several ways: their kinds differ, or names or shapes of arrays do."""
@@ -298,6 +332,12 @@ class Problem:
         """Return the likeliest partners; sets `how`."""
         keys = {side: [self.keys[side][unit.path] for unit in left[side]] for side in SIDES}
         if Counter(keys["torch"]) != Counter(keys["paddle"]):
+            called = {
+                side: [u for u in units if u.holder in self.models[side].inference] for side, units in left.items()
+            }
+            counts = [Counter(self.keys[side][unit.path] for unit in units) for side, units in called.items()]
+            if counts[0] == counts[1] and counts[0].total():
+                return self._with_uncalled(left, called, exact)
             return [{a.path: b.path for a, b in self._mixed(left, keys, exact)}]
         found: list[dict[str, str]] = [{}, {}]
         by_order = 0
@@ -323,6 +363,15 @@ class Problem:
         else:
             self.how = "order of execution, names and shapes" if by_order else "names and shapes"
         return found if found[0] != found[1] else found[:1]
+
+    def _with_uncalled(
+        self, left: Mapping[str, Sequence[Unit]], called: Mapping[str, Sequence[Unit]], exact: Pairs
+    ) -> list[dict[str, str]]:
+        """Return the likeliest partners of the layers that inference calls, which values decide, and those of all others by order."""
+        rest = {side: [unit for unit in left[side] if unit not in called[side]] for side in SIDES}
+        keys = {side: [self.keys[side][unit.path] for unit in rest[side]] for side in SIDES}
+        more = {a.path: b.path for a, b in self._mixed(rest, keys, exact)}
+        return [partners | more for partners in self._partners(called, exact)]
 
     def of_key(self, side: str, key: Key) -> list[str]:
         """Return the paths of the units with a key, in the order of execution."""
@@ -394,6 +443,14 @@ def normal(path: str) -> str:
 def choice_of(a: Unit, b: Unit) -> tuple[str, str]:
     """All pairs of two classes match their arrays in the same way."""
     return f"{a.classes[0]} {loose_shapes(a) if not a.leaf else ''}", b.classes[0]
+
+
+def _turned_square(shape: Sequence[int], stored: Mapping[str, str]) -> list[str]:
+    """Return a pair of square arrays if one is stored as the transpose of the other: values may say so, and no shape does."""
+    spellings = [parse_spelling(stored[side]) for side in SIDES]
+    if len(shape) != 2 or shape[0] != shape[1] or spellings[0].transposed == spellings[1].transposed:
+        return []
+    return [f"{spellings[0].name} = {spellings[1].name}"]
 
 
 def _bare(spelling: str) -> str:

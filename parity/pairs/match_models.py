@@ -106,7 +106,8 @@ class Pairing(ShortRepr):
     `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
     compared; 0 if no choice was left. `named`: names decide all pairs, and values none. `notes`: sentences on what values could not
     decide. `folded`: layers with batch norms that are folded on the other side. `constants`: by side the arrays that training does not
-    change and that only this side stores.
+    change and that only this side stores. `turned`: pairs of square arrays of which one is stored as the transpose of the other, where no
+    pair of known layers says so.
     """
 
     pairs: list[tuple[Unit, Unit]]
@@ -124,6 +125,7 @@ class Pairing(ShortRepr):
     notes: list[str] = field(default_factory=list)
     folded: Sequence[str] = ()
     constants: Mapping[str, Sequence[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    turned: list[str] = field(default_factory=list)
 
     def partner(self, side: str) -> dict[str, str]:
         """Path on `side` -> path on the other."""
@@ -131,12 +133,19 @@ class Pairing(ShortRepr):
         return {pair[here].path: pair[there].path for pair in self.pairs}
 
     def chunks(self) -> list[list[str]]:
-        """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
-        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairs if (a.layer, b.layer) != (None, None)}
+        """Return the canonical names layer by layer: one layer's arrays are in memory at a time.
+
+        All parts of an array stay together, such as those of an attention layer whose key and value are fused on the other side.
+        """
+        group: dict[str, list[str]] = {}
+        for a, b in self.pairs:
+            members = [a.path, *(f"{unit.side} {unit.layer}" for unit in (a, b) if unit.layer is not None)]
+            joined = list(dict.fromkeys(path for member in members for path in group.get(member, [member])))
+            group |= dict.fromkeys(joined, joined)
         named: dict[str, list[str]] = {}
         for name in self.arrays:
             owner = self.owners[name][0]
-            named.setdefault(fused.get(owner, owner), []).append(name)
+            named.setdefault(group.get(owner, [owner])[0], []).append(name)
         return list(named.values())
 
     def sentence(self) -> str:

@@ -165,7 +165,7 @@ class Session:
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length), self.rounds)
         self.differences, self.explained = found
         self.differences += self._other_dtypes()
-        self.explained += [*notes, *self._about_constants(), *self._about_recipes(), *self._about_narrow(), *said]
+        self.explained += [*notes, *self._about_arrays(), *self._about_recipes(), *self._about_narrow(), *said]
         for side, paths in self.compiled.items():
             if paths:
                 places = few([path or "the model itself" for path in paths])
@@ -385,14 +385,16 @@ class Session:
             for side in SIDES:
                 self.widened[side] = []
 
-    def _about_constants(self) -> Iterator[str]:
-        """Yield sentences on constants that only one side stores, and on those whose fresh values differ."""
+    def _about_arrays(self) -> Iterator[str]:
+        """Yield sentences on constants that only one side stores or whose fresh values differ, and on transposed arrays."""
         for side, names in self.pairing.constants.items():
             if names:
                 yield (
                     f"arrays without a gradient that only {NAMES[side]} stores, at {few(list(names))}: they keep their values, and "
                     f"{NAMES[OTHER_SIDE[side]]} may compute them"
                 )
+        if turned := self.pairing.turned:
+            yield f"square arrays of which one side stores the transpose: {few(turned)}. Values say so, and no name or shape does"
         for name, where in self.pairing.arrays.items() if not self.start else ():
             if all(name_in(where[side]) in self._fresh[side] for side in SIDES):
                 torch, paddle = (layer_kinds.read(where[side], self._fresh[side]) for side in SIDES)
@@ -553,6 +555,19 @@ class Session:
             found |= self.fetch(chunk, ["torch"], tensors_of)["torch"]
         fresh = {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
         return dict.fromkeys(SIDES, fresh)
+
+    def reorder_weights(self, seed: int) -> None:
+        """Bring the numbers of each trained array of the start state into an order drawn from `seed`, the same on both sides."""
+        found: Record = {}
+        for name, array in self.state.items():
+            own = replace(
+                layer_kinds.parse_spelling(self.pairing.arrays[name]["torch"]), name=self.own_name("torch", name)
+            )
+            draw = stream(seed, "order", str(own))  # a shared array has one order under all its names
+            order = draw.permutation(array.size) if self.pairing.trained.get(name) else np.arange(array.size)
+            found[name] = array.ravel()[order].reshape(array.shape)
+        self.state, self.states = found, dict.fromkeys(SIDES, found)
+        self.evidence = replace(self.evidence, state=found)
 
     @property
     def has_own_weights(self) -> bool:

@@ -373,3 +373,17 @@ class Projected(nn.Layer):
         scores = heads(self.q(x)) @ heads(self.k(x)).transpose([0, 1, 3, 2]) * 0.5
         y = F.softmax(scores) @ heads(self.v(x))
         return self.last(self.o(y.transpose([0, 2, 1, 3]).reshape(x.shape)))
+
+
+class Additive(nn.Layer):
+    """The same with a mask of -1e9."""
+
+    def __init__(self, diagonal: int = 1, scale: float = 2.0) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.diagonal, self.scale = diagonal, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = paddle.triu(paddle.full([x.shape[1], x.shape[1]], -1e9), self.diagonal)
+        scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) / self.scale
+        return self.o(F.softmax(scores + mask.astype(x.dtype), -1) @ self.v(x))

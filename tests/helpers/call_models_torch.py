@@ -342,3 +342,17 @@ class Projected(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.attention(x, x, x)[0])
+
+
+class Additive(nn.Module):
+    """Attention whose mask is added."""
+
+    def __init__(self, diagonal: int = 1) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.diagonal = diagonal
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(self.diagonal)
+        scores = self.q(x) @ self.k(x).transpose(1, 2) / 2.0
+        return self.o((scores + mask).softmax(-1) @ self.v(x))

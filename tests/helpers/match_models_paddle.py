@@ -594,3 +594,74 @@ class Recurrent(nn.Layer):
                 found[step], states = cell(x[:, step], states)
             sides.append(paddle.stack([found[step] for step in steps], 1))
         return self.last(self.gru(paddle.concat(sides, -1))[0][:, -1])
+
+
+class Crossed(nn.Layer):
+    """The same with layers of its own; `fused`: one for key and value."""
+
+    def __init__(self, kdim: int = 6, vdim: int = 5, fused: bool = False) -> None:
+        super().__init__()
+        self.q_proj, self.out_proj = nn.Linear(8, 8), nn.Linear(8, 8)
+        if fused:
+            self.kv = nn.Linear(kdim, 16)
+        else:
+            self.k_proj, self.v_proj = nn.Linear(kdim, 8), nn.Linear(vdim, 8)
+        self.fused = fused
+
+    def forward(self, x: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor | None = None) -> paddle.Tensor:
+        k, v = self.kv(key).chunk(2, -1) if self.fused else (self.k_proj(key), self.v_proj(value))
+        q, k, v = (t.reshape([t.shape[0], t.shape[1], 2, 4]).transpose([0, 2, 1, 3]) for t in (self.q_proj(x), k, v))
+        mixed = nn.functional.softmax(q @ k.transpose([0, 1, 3, 2]) / 2, -1) @ v
+        return self.out_proj(mixed.transpose([0, 2, 1, 3]).reshape(x.shape))
+
+
+class Biased(nn.Layer):
+    """The same with one layer for all three, and the biases beside it."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.scale = nn.Linear(8, 24, bias_attr=False), nn.Linear(8, 8), scale
+        self.table = self.create_parameter([5, 5])
+        self.q_bias, self.v_bias = (self.create_parameter([8], is_bias=True) for _ in range(2))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        bias = paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = nn.functional.linear(x, self.qkv.weight, bias).chunk(3, -1)
+        return self.proj(nn.functional.softmax(self.scale * q @ k.transpose([0, 2, 1]) + self.table, -1) @ v)
+
+
+class Square(nn.Layer):
+    """The same with the matrix stored transposed, under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weights, self.last = nn.Linear(6, 8), self.create_parameter([8, 8]), nn.Linear(8, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.last(paddle.tanh(self.first(x) @ self.weights.T))
+
+
+class Branches(nn.Layer):
+    """The same in another order, with a layer that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p, self.q, self.spare, self.out = nn.Linear(6, 4), nn.Linear(6, 8), nn.Linear(6, 4), nn.Linear(12, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        p = self.p(x)
+        return self.out(paddle.concat([self.q(x), p], -1))
+
+
+class Quiet(nn.Layer):
+    """The same with another eps."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm, self.inner, self.out = nn.LayerNorm(8, epsilon=eps), nn.Linear(8, 4), nn.Linear(4, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        squares = self.norm(x) ** 2
+        return self.out(
+            nn.functional.relu(self.inner(paddle.concat([squares[..., :7], 100 * (1 + squares[..., 7:])], -1)))
+        )

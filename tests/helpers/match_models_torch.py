@@ -509,3 +509,65 @@ class Recurrent(nn.Module):
         for step in range(x.shape[1]):
             h = self.cell(x[:, step], h)
         return self.out(h)
+
+
+class Crossed(nn.Module):
+    """Cross-attention whose keys and values may have other widths than its queries."""
+
+    def __init__(self, kdim: int = 6, vdim: int = 5) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=vdim, batch_first=True)
+
+    def forward(self, x: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None = None) -> torch.Tensor:
+        found: torch.Tensor = self.attention(x, key, key if value is None else value, need_weights=False)[0]
+        return found
+
+
+class Biased(nn.Module):
+    """Projections of which the key alone has no bias, and a table that the model holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
+        self.table, self.dense = nn.Parameter(torch.randn(5, 5)), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.query(x) @ self.key(x).transpose(1, 2) + self.table
+        return self.dense(scores.softmax(-1) @ self.value(x))
+
+
+class Square(nn.Module):
+    """A square matrix that the model holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.matrix, self.last = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.first(x) @ self.matrix))
+
+
+class Branches(nn.Module):
+    """Two branches of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, 8), nn.Linear(6, 4), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.cat([self.a(x), self.b(x)], -1))
+
+
+class Quiet(nn.Module):
+    """A model whose ReLU passes nothing with its first weights; with another order of them, or no bias far below zero, it does."""
+
+    def __init__(self, bias: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.inner, self.out = nn.LayerNorm(8), nn.Linear(8, 4), nn.Linear(4, 3)
+        with torch.no_grad():
+            self.inner.weight.copy_(torch.tensor([0.5] * 7 + [-1.0]))
+            self.inner.bias.fill_(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        squares = self.norm(x) ** 2
+        return self.out(torch.relu(self.inner(torch.cat([squares[..., :7], 100 * (1 + squares[..., 7:])], -1))))

@@ -107,6 +107,21 @@ def test_a_flaw_in_attention_is_named_at_its_call(compare_pair: ComparePair, fla
 
 
 @pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [
+        ("Additive", "Additive(1, 3.0)", "divide(2.0) in PyTorch, divide(3.0) in Paddle, in the model itself"),
+        ("Additive", "Additive(0)", "triu(1) in PyTorch, triu(0) in Paddle, in the model itself"),
+        ("Additive(0)", "Additive(0)", "full((4, 4), -inf) in PyTorch, full([4, 4], -1000000000.0) in Paddle"),
+    ],
+)
+def test_another_number_in_a_mask_is_named_only_where_it_matters(
+    compare_pair: ComparePair, torch: str, paddle: str, said: str
+) -> None:
+    assert compare(compare_pair, "Additive", "Additive", "2,4,8").verdict == "equal"
+    assert said in cause_of(compare(compare_pair, torch, paddle, "2,4,8"))
+
+
+@pytest.mark.parametrize(
     ("model", "flawed", "said"),
     [
         (

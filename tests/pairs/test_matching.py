@@ -55,6 +55,10 @@ EQUAL = {
     "bare parameters": ("Bare", "Bare", ["4,6"]),
     "unnamed parts": ("Seven", "Seven", ["4,6"]),
     "cells": ("Recurrent", "Recurrent", ["2,4,5"]),
+    "cross-attention of three widths": ("Crossed", "Crossed", [SEQUENCE, "2,7,6", "2,7,5"]),
+    "cross-attention and fused": ("Crossed(8, 8)", "Crossed(8, 8, True)", [SEQUENCE, "2,7,8"]),
+    "biases beside a fused layer": ("Biased", "Biased", [SEQUENCE]),
+    "square": ("Square", "Square", ["4,6"]),
 }
 
 
@@ -537,3 +541,37 @@ def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair
     found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
     assert found.verdict == "different" and found.pairing.notes == []
     assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())
+
+
+def test_a_square_that_is_stored_transposed_is_named(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Square", "Square", "4,6", steps=1)
+    said = [text for text in outcome.explained if "stores the transpose: matrix = weights" in text]
+    assert outcome.verdict == "equal" and len(said) == 1, outcome.explained
+
+
+def test_a_layer_that_is_never_called_does_not_decide_the_pairs_of_others(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Branches", "Branches", "4,6", steps=1)
+    assert outcome.sentence() == "different: only Paddle has spare (Linear [4, 6]), which inference does not call"
+    assert outcome.pairing.confirmed and outcome.pairing.partner("torch") == {"a": "q", "b": "p", "out": "out"}
+
+
+def test_a_flaw_beside_biases_of_a_container_is_found(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Biased", "Biased(1.1)", SEQUENCE, steps=1)
+    assert outcome.first and outcome.first.layer == "dense" and outcome.differences == [], outcome.sentence()
+
+
+@pytest.mark.parametrize("stages", [("eval",), ("eval", "forward", "backward", "update")], ids=["eval", "all"])
+def test_a_mistake_before_a_relu_that_passes_nothing_is_found_with_other_weights(
+    compare_pair: ComparePair, stages: tuple[str, ...]
+) -> None:
+    wrong = compared(compare_pair, "Quiet", "Quiet(1e-3)", "4,8", steps=1, stages=stages)
+    assert wrong.first and wrong.first.layer == "norm" and "eps of LayerNorm" in wrong.sentence()
+    assert "in another order" in wrong.explained[0]
+    assert compared(compare_pair, "Quiet", "Quiet", "4,8", steps=1, stages=stages).sentence().startswith("equal: ")
+
+
+def test_layers_that_no_output_depends_on_with_any_weights_are_in_the_verdict(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Quiet(-1e4)", "Quiet(1e-3)", "4,8", steps=1)
+    assert outcome.verdict == "equal" and "not proved: tensors of norm, inner differ" in outcome.sentence()
+    right = compared(compare_pair, "Quiet(-1e4)", "Quiet", "4,8", steps=1)
+    assert "not proved" not in right.sentence() and "they prove no backward pass there" in right.explained[-1]
