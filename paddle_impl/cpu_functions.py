@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -41,11 +42,22 @@ def trains(x: Tensor) -> bool:
 
 def array(x: Tensor) -> Array:
     """A writable numpy array in the memory of `x`, which must be contiguous on the CPU, and which the array keeps alive."""
-    dtype = np.dtype(str(x.dtype).rpartition(".")[2])
+    shape, dtype = x.shape, _numpy_dtype(x.dtype)
     # DIFFERS: the method numpy() copies.
-    memory = (ctypes.c_byte * (x.size * dtype.itemsize)).from_address(x.data_ptr())
+    memory = (ctypes.c_byte * (math.prod(shape) * dtype.itemsize)).from_address(x.data_ptr())
     memory.owner = x
-    return np.frombuffer(memory, dtype).reshape(x.shape)
+    return np.ndarray(shape, dtype, memory)
+
+
+@cache
+def _numpy_dtype(dtype: paddle.dtype) -> np.dtype[Any]:
+    return np.dtype(str(dtype).rpartition(".")[2])
+
+
+@cache
+def constants(value: float, channels: int, dtype: paddle.dtype) -> Tensor:
+    """`channels` times `value`, in a tensor that is made once and that nobody may write to."""
+    return paddle.full([channels], value, dtype)
 
 
 def relu(x: Tensor) -> Tensor:
@@ -89,15 +101,16 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def scale_channels(x: Tensor, mean: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """(`x` - `mean`) * `factor` + `shift` for `x` [N,C] or [N,C,H,W] and arrays [C]."""
+    """(`x` - `mean`) * `factor` + `shift` for `x` [N,C] or [N,C,H,W] and tensors [C]."""
     # DIFFERS: batch norm in inference is much faster than operators that broadcast.
-    return F.batch_norm(x, mean, paddle.ones_like(mean), factor, shift, False, 0.0, 0.0)
+    return F.batch_norm(x, mean, constants(1.0, x.shape[1], x.dtype), factor, shift, False, 0.0, 0.0)
 
 
-def sum_channels(*factors: Tensor) -> Tensor:
+def sum_channels(*factors: Tensor) -> Array:
     """The sums [C] of one tensor, or of the product of two, in a contiguous shape [N,C] or [N,C,H,W]."""
     arrays = [array(factor).reshape(*factor.shape[:2], -1) for factor in factors]
-    return paddle.to_tensor(np.einsum(",".join(["ncl"] * len(arrays)) + "->c", *arrays))
+    sums: Array = np.einsum(",".join(["ncl"] * len(arrays)) + "->c", *arrays)
+    return sums
 
 
 def _masked(x: Tensor, mask: Tensor, is_on: Callable[[Array], Array]) -> Tensor:
@@ -162,10 +175,11 @@ class _Turned(PyLayer):
         (own, out), size = ctx.kept, ctx.kept[0].shape[2]
         if not own.stop_gradient:
             paddle.autograd.backward([out], [gradient])
+        turned = paddle.empty([own.shape[1], own.shape[0], size, size], own.dtype)
         # DIFFERS: flip and transpose are much slower than numpy's.
-        turned = np.ascontiguousarray(own.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
+        array(turned)[...] = array(own)[:, :, ::-1, ::-1].swapaxes(0, 1)
         ctx.kept = ()
-        return F.conv2d(gradient, paddle.to_tensor(turned), None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
+        return F.conv2d(gradient, turned, None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
 
 
 class _TapByTap(PyLayer):
@@ -181,22 +195,25 @@ class _TapByTap(PyLayer):
         ctx.taps = list(_meetings(size, sizes, kernel, stride, pads))
         ctx.kept = [tensor.detach() for tensor in (x, weight)]
         ctx.needs = [not tensor.stop_gradient for tensor in (x, weight)]
-        inputs, weights = _swap(x), _swap(weight)
+        inputs, weights = _swap(x), _by_tap(_swap(weight))
         out = paddle.zeros([*sizes, x.shape[0], weight.shape[0]], x.dtype)
+        pixels, sums = array(inputs), array(out)
         for tap, there, here in ctx.taps:
-            _add(paddle.matmul(_rows(inputs, here), weights[tap], transpose_y=True), out, there)
+            _add(paddle.matmul(_rows(pixels[here], x), weights[tap], transpose_y=True), sums[there])
         return _swap(out)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (inputs, weights), ctx.kept = map(_swap, ctx.kept), ()
         gradients, of_inputs, of_weights = _swap(gradient), paddle.zeros_like(inputs), paddle.zeros_like(weights)
+        slopes, pixels, input_sums, weight_sums = map(array, (gradients, inputs, of_inputs, of_weights))
+        weights = _by_tap(weights)
         for tap, there, here in ctx.taps:
-            rows = _rows(gradients, there)
+            rows = _rows(slopes[there], gradient)
             if ctx.needs[0]:
-                _add(rows @ weights[tap], of_inputs, here)
+                _add(paddle.matmul(rows, weights[tap]), input_sums[here])
             if ctx.needs[1]:
-                _add(paddle.matmul(rows, _rows(inputs, here), transpose_x=True), of_weights, tap)
+                _add(paddle.matmul(rows, _rows(pixels[here], gradient), transpose_x=True), weight_sums[tap])
         return _swap(of_inputs) if ctx.needs[0] else None, _swap(of_weights) if ctx.needs[1] else None
 
 
@@ -229,17 +246,21 @@ def _swap(x: Tensor) -> Tensor:
     return swapped
 
 
-def _rows(x: Tensor, area: Area) -> Tensor:
-    """The pixels `area` of `x` [H,W,N,C] as rows of C channels."""
-    pixels = array(x)[area]
-    rows = paddle.empty([math.prod(pixels.shape[:-1]), pixels.shape[-1]], x.dtype)
+def _by_tap(weights: Tensor) -> dict[tuple[int, int], Tensor]:
+    """The matrices [K,C] of `weights` [k,k,K,C] by their tap."""
+    sides = range(weights.shape[0])
+    return dict(zip(product(sides, sides), weights.reshape([-1, *weights.shape[2:]]).unbind(0), strict=True))
+
+
+def _rows(pixels: Array, like: Tensor) -> Tensor:
+    """`pixels` [h,w,N,C] as rows of C channels, in a tensor of the dtype of `like`."""
+    rows = paddle.empty([math.prod(pixels.shape[:-1]), pixels.shape[-1]], like.dtype)
     array(rows).reshape(pixels.shape)[...] = pixels
     return rows
 
 
-def _add(rows: Tensor, total: Tensor, area: Area | tuple[int, int]) -> None:
-    """Add `rows` to the pixels `area` of `total`, in place."""
-    pixels = array(total)[area]
+def _add(rows: Tensor, pixels: Array) -> None:
+    """Add `rows` to `pixels`, in place."""
     pixels += array(rows).reshape(pixels.shape)
 
 
@@ -249,8 +270,9 @@ class _Biased(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         ctx.needs = not bias.stop_gradient
-        return scale_channels(x, paddle.zeros_like(bias), paddle.ones_like(bias), bias)
+        zeros, ones = (constants(value, x.shape[1], x.dtype) for value in (0.0, 1.0))
+        return scale_channels(x, zeros, ones, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        return gradient, sum_channels(gradient.contiguous()) if ctx.needs else None
+        return gradient, paddle.to_tensor(sum_channels(gradient.contiguous())) if ctx.needs else None

@@ -41,10 +41,11 @@ class Model(nn.Layer):
     def _through(
         self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
     ) -> Tensor:
-        for run in shared_images.split_nodes(self, nodes, masks, one_by_one=watch is not None):
+        for run in shared_images.split_nodes(self, nodes, masks):
             sizes = shared_images.part_sizes(self, run, x, masks)
-            if sizes:
+            if sizes and not watch:
                 x = shared_images.compute_in_threads([shared_images.step(self, node, masks) for node in run], x, sizes)
+                continue
             for node in run:
                 if isinstance(node, Auxiliary):
                     if watch and self.training:
@@ -53,7 +54,9 @@ class Model(nn.Layer):
                 if isinstance(node, Joined):
                     branches = [self._through(branch, x, masks, watch) for branch in node.branches]
                     x = getattr(self, node.name)(*branches)
-                elif not sizes:
+                elif sizes and shared_images.gains(self, [node]):
+                    x = shared_images.compute_in_threads([shared_images.step(self, node, masks)], x, sizes)
+                else:
                     x = shared_images.compute(x, shared_images.step(self, node, masks))
                 if watch:
                     watch(node.name, x)

@@ -64,7 +64,7 @@ def tuning(device: str, layout: str) -> str:
     if device == "gpu":
         return precision.GPU_TUNING
     kind = os.environ.get("MKL_DEBUG_CPU_TYPE")
-    settings = [f"layers split the images among {THREADS.count} threads"] if THREADS.count > 1 else []
+    settings = [f"large layers split the images among {THREADS.count} threads"] if THREADS.count > 1 else []
     settings += ["freed memory is kept"] if machine.GLIBC else []
     return ", ".join(settings + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else []))
 

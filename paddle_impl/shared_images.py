@@ -7,19 +7,22 @@ exchange the sums of their images, and normalise with the statistics of the whol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any, TypeVar
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from paddle_impl import cpu_functions
-from paddle_impl.cpu_functions import scale_channels, sum_channels
-from paddle_impl.layers import BatchNorm, Dropout, _Conv, times
+from paddle_impl.cpu_functions import array, constants, scale_channels, sum_channels
+from paddle_impl.layers import BatchNorm, Dropout, _Conv
+from parity.arrays import Array
 from parity.network import nodes as kinds
 from parity.network.nodes import Node, Nodes
 from parity.threads import THREADS, Exchange
@@ -41,6 +44,9 @@ _SPLITTABLE = (
 )
 """Kinds that can take the images of a batch in parts: dropout if its mask is an argument."""
 
+_LEAST_TRAINING, _LEAST_INFERENCE = 125_000, 50_000
+"""So many values must a layer yield for each thread, on average: Python runs on one thread at a time (docs/performance.md)."""
+
 
 Step = tuple[nn.Layer, Tensor | None]
 """A layer, and its mask if it is a dropout with one."""
@@ -52,12 +58,8 @@ def step(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> Ste
     return layer, masks[node.name] if masks and isinstance(layer, Dropout) else None
 
 
-def split_nodes(
-    model: nn.Layer, nodes: Nodes, masks: Mapping[str, Tensor] | None, one_by_one: bool
-) -> list[list[Node]]:
-    """`nodes` as runs of consecutive nodes whose layers can all take images in parts, or all cannot; or each `one_by_one`."""
-    if one_by_one:
-        return [[node] for node in nodes]
+def split_nodes(model: nn.Layer, nodes: Nodes, masks: Mapping[str, Tensor] | None) -> list[list[Node]]:
+    """`nodes` as runs of consecutive nodes whose layers can all take images in parts, or all cannot."""
     return [list(run) for _, run in groupby(nodes, lambda node: _is_splittable(model, node, masks))]
 
 
@@ -85,15 +87,27 @@ def _learns(layer: nn.Layer) -> bool:
 def part_sizes(model: nn.Layer, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> list[int]:
     """The number of the images `x` that each thread takes through `run`; [] if they are not split.
 
-    They are split on CPU if the run holds a convolution or a batch norm in training: other nodes alone are not worth the copies. Also sets
-    the number of threads of Paddle's kernels: one if images are split, else all.
+    They are split on CPU if the run gains by it and holds enough for more than one thread. Also sets the number of threads of Paddle's
+    kernels: one if images are split, else all.
     """
     if not cpu_functions.is_eager_on_cpu(x):
         return []
     able = min(THREADS.count, x.shape[0]) > 1 and all(_is_splittable(model, node, masks) for node in run)
-    shared = able and any(isinstance(node, kinds.Conv) or _learns(getattr(model, node.name)) for node in run)
-    THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
-    return THREADS.sizes(x.shape[0]) if shared else []
+    threads = _worthwhile_threads(model, run, x.shape[0]) if able and gains(model, run) else 1
+    THREADS.give(1 if threads > 1 else THREADS.count, paddle.base.core.set_num_threads)
+    return THREADS.sizes(x.shape[0], threads) if threads > 1 else []
+
+
+def gains(model: nn.Layer, nodes: Sequence[Node]) -> bool:
+    """Whether `nodes` hold a convolution, or a batch norm in training: other nodes alone are not worth the copies."""
+    return any(isinstance(node, kinds.Conv) or _learns(getattr(model, node.name)) for node in nodes)
+
+
+def _worthwhile_threads(model: nn.Layer, run: Sequence[Node], images: int) -> int:
+    """How many threads gain more from taking `images` through `run` than they lose by waiting for each other."""
+    layers = model.network.layers
+    values = images * sum(math.prod(layers[node.name].output) for node in run) / len(run)
+    return int(values // (_LEAST_TRAINING if paddle.is_grad_enabled() else _LEAST_INFERENCE))
 
 
 def compute(x: Tensor, step: Step) -> Tensor:
@@ -227,39 +241,44 @@ class _SharedBatchNorm(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, layer: BatchNorm, part: _Part) -> Tensor:
-        count, mean, variance = _combine(part.share(_statistics(x)))
+        count, batch_mean, variance = _combine(part.share(_statistics(x)))
+        mean = paddle.to_tensor(batch_mean)
         if part.index == 0:
-            layer._update_statistics(mean, variance, "biased", count)
-        inverse = 1 / (variance + layer._epsilon).sqrt()
+            layer._update_statistics(mean, paddle.to_tensor(variance), "biased", count)
+        inverse = 1 / np.sqrt(variance + variance.dtype.type(layer._epsilon))
         ctx.x, ctx.part, ctx.learns = x.detach(), part, not gamma.stop_gradient
-        ctx.count, ctx.mean, ctx.inverse, ctx.scale = count, mean, inverse, gamma * inverse
-        return scale_channels(x, mean, ctx.scale, beta)
+        ctx.count, ctx.mean, ctx.inverse, ctx.scale = count, mean, paddle.to_tensor(inverse), array(gamma) * inverse
+        return scale_channels(x, mean, paddle.to_tensor(ctx.scale), beta)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        zeros, gradient = paddle.zeros_like(ctx.mean), gradient.contiguous()
+        zeros, gradient = constants(0.0, gradient.shape[1], gradient.dtype), gradient.contiguous()
         normalised, ctx.x = scale_channels(ctx.x, ctx.mean, ctx.inverse, zeros), None
         gamma, beta = sum_channels(gradient, normalised), sum_channels(gradient)
-        of_gamma, of_beta = (times(sum(own), 1 / ctx.count) for own in zip(*ctx.part.share((gamma, beta)), strict=True))
+        of_gamma, of_beta = (sum(own) * (1 / ctx.count) for own in zip(*ctx.part.share((gamma, beta)), strict=True))
         # (gradient - its mean - normalised * the mean of their product) * scale
-        out = scale_channels(gradient, of_beta, ctx.scale, zeros)
-        out.subtract_(scale_channels(normalised, zeros, of_gamma * ctx.scale, zeros))
-        return out, gamma if ctx.learns else None, beta
+        scales = [paddle.to_tensor(own) for own in (of_beta, ctx.scale, of_gamma * ctx.scale)]
+        out = scale_channels(gradient, scales[0], scales[1], zeros)
+        out.subtract_(scale_channels(normalised, zeros, scales[2], zeros))
+        return out, paddle.to_tensor(gamma) if ctx.learns else None, paddle.to_tensor(beta)
 
 
-def _statistics(x: Tensor) -> tuple[int, Tensor, Tensor]:
+def _statistics(x: Tensor) -> tuple[int, Array, Array]:
     """The number of values of a channel of `x` [N,C] or [N,C,H,W], their mean and biased variance."""
     count, channels = x.size // x.shape[1], [x.shape[1]]
     if count == 1:
         # DIFFERS: the kernel leaves the statistics of a single value unset.
-        return count, x.detach().reshape(channels), paddle.zeros(channels, x.dtype)
-    mean, variance, ones = (make(channels, x.dtype) for make in (paddle.zeros, paddle.zeros, paddle.ones))
-    F.batch_norm(x.detach(), mean, variance, ones, paddle.zeros(channels, x.dtype), True, 0.0)
-    return count, mean, variance
+        mean = array(x.contiguous()).reshape(channels)
+        return count, mean, np.zeros_like(mean)
+    mean, variance = (paddle.zeros(channels, x.dtype) for _ in range(2))
+    zeros, ones = (constants(value, channels[0], x.dtype) for value in (0.0, 1.0))
+    F.batch_norm(x.detach(), mean, variance, ones, zeros, True, 0.0)
+    return count, array(mean), array(variance)
 
 
-def _combine(statistics: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
+def _combine(statistics: Sequence[tuple[int, Array, Array]]) -> tuple[int, Array, Array]:
     """The number of values of a channel, their mean and biased variance, from those of each part (Chan, Golub and LeVeque 1979)."""
     count = sum(n for n, _, _ in statistics)
-    mean = sum(times(own, n / count) for n, own, _ in statistics)
-    return count, mean, sum(times(variance + (own - mean).square(), n / count) for n, own, variance in statistics)
+    mean = np.sum([own * (n / count) for n, own, _ in statistics], axis=0)
+    variance = np.sum([(own + (part - mean) ** 2) * (n / count) for n, part, own in statistics], axis=0)
+    return count, mean, variance

@@ -34,9 +34,12 @@ class Threads:
             use(threads)
             self._given = threads
 
-    def sizes(self, images: int) -> list[int]:
-        """Return how many images each thread gets. The counts differ by at most one, larger ones come first, and none is 0."""
-        parts = max(1, min(self.count, images))
+    def sizes(self, images: int, most: int | None = None) -> list[int]:
+        """Return how many images each thread gets, of all threads or of at most `most`.
+
+        The counts differ by at most one, larger ones come first, and none is 0.
+        """
+        parts = max(1, min(self.count if most is None else most, self.count, images))
         small, larger = divmod(images, parts)
         return [small + (i < larger) for i in range(parts)]
 

@@ -11,7 +11,10 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("case", ["max_pool", "masks", "few_pixels", "batch_norm", "error_in_a_part", "two_passes"])
+CASES = ("max_pool", "masks", "few_pixels", "batch_norm", "error_in_a_part", "two_passes", "enough_values")
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_faster_functions_equal_the_kernels(case: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "helpers.cpu_functions_paddle", case],

@@ -26,9 +26,9 @@ NETWORK = Network(
     "shared_out",
     (3, 32, 32),
     (
-        Conv("first", 4, 5, stride=4),
+        Conv("first", 96, 5),  # with fewer values, Paddle would not split the images
         Dropout("drop", 0.3),
-        Conv("grouped", 6, 3, groups=2, bias=False, frozen=True),
+        Conv("grouped", 24, 3, groups=2, bias=False, frozen=True),
         BatchNorm("norm"),
         ReLU("relu"),
         Conv("turned", 5, 3),
@@ -85,9 +85,9 @@ def test_equal_numbers_of_threads_round_equally_every_time(
 def test_few_images_are_split_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
     several = threaded(framework, 4)
     several.start(NETWORK, presets.get_recipe("article").optimizer, feed_state(), "float64")
-    images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
+    images = np.linspace(-1, 1, 13 * 3 * 32 * 32).reshape(13, 3, 32, 32)
     together = several.predict(images)["logits"]
-    alone = [several.predict(images[i : i + 1])["logits"] for i in range(5)]
+    alone = [several.predict(images[i : i + 1])["logits"] for i in range(13)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12, atol=1e-14)
 
 
@@ -165,6 +165,7 @@ CHANGES = """
 import sys
 import numpy as np
 import paddle
+from paddle_impl import shared_images
 from paddle_impl.backend import Backend
 from parity.backend.model_state import build
 from parity.network.network import Network
@@ -176,7 +177,7 @@ def hooked(model):
 
 def replaced(model):
     paddle.seed(0)
-    model.turned = paddle.nn.Conv2D(6, 5, 3, padding=1).to(dtype="float64")
+    model.turned = paddle.nn.Conv2D(24, 5, 3, padding=1).to(dtype="float64")
     model.relu = paddle.nn.PReLU().to(dtype="float64")
 
 def learning(model):
@@ -190,7 +191,9 @@ for change in hooked, replaced, learning, lambda model: None:
         THREADS.use(threads)
         model = build(Backend(), network, 0, "float64")
         change(model)
-        mask = {"drop": paddle.to_tensor(images[:, :1, :8, :8] > 0).tile([1, 4, 1, 1])}
+        mask = {"drop": paddle.to_tensor(images[:, :1, 1:31, 1:31] > 0).tile([1, 96, 1, 1])}
+        run = shared_images.split_nodes(model, network.nodes, mask)[0]
+        assert threads == 1 or change is replaced or shared_images.part_sizes(model, run, mask["drop"], mask) == [9, 8]
         if model.training:
             model(paddle.to_tensor(images), mask).square().sum().backward()
         with paddle.no_grad():

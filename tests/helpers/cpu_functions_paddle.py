@@ -11,9 +11,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_impl import cpu_functions, shared_images
+from paddle_impl.backend import Backend
 from paddle_impl.layers import LAYERS, _padding
 from parity.arrays import Array
-from parity.network.nodes import BatchNorm, Conv, MaxPool, Node
+from parity.backend.model_state import build
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Conv, Flatten, Linear, MaxPool, Node, ReLU
 from parity.threads import THREADS
 
 RANDOM = np.random.default_rng(0)
@@ -210,8 +213,31 @@ def two_passes() -> None:
     assert all(one.tobytes() == other.tobytes() for one, other in zip(found, wanted[0], strict=True))
 
 
+def enough_values() -> None:
+    """Images are split among as many threads as have enough values; inference needs fewer than training."""
+    network = Network("one", (3, 32, 32), (Conv("conv", 16, 3), ReLU("relu"), Flatten("flat"), Linear("fc", 2)))
+    model = build(Backend(), network, 0, "float32")
+    splittable, rest = shared_images.split_nodes(model, network.nodes, None)
+    assert [node.name for node in splittable] == ["conv", "relu"]
+    for threads, images, training, inference in (
+        (1, 64, [], []),
+        (2, 4, [], []),
+        (2, 10, [], [5, 5]),  # 16 * 32 * 32 values of an image, in both layers
+        (2, 19, [10, 9], [10, 9]),
+        (4, 19, [10, 9], [5, 5, 5, 4]),
+        (4, 64, [16, 16, 16, 16], [16, 16, 16, 16]),
+    ):
+        THREADS.use(threads)
+        x = paddle.zeros([images, 3, 32, 32])
+        assert shared_images.part_sizes(model, splittable, x, None) == training
+        with paddle.no_grad():
+            assert shared_images.part_sizes(model, splittable, x, None) == inference
+        assert shared_images.part_sizes(model, rest, x, None) == []
+
+
 CASES: dict[str, Callable[[], None]] = {
-    case.__name__: case for case in (max_pool, masks, few_pixels, batch_norm, error_in_a_part, two_passes)
+    case.__name__: case
+    for case in (max_pool, masks, few_pixels, batch_norm, error_in_a_part, two_passes, enough_values)
 }
 
 if __name__ == "__main__":
