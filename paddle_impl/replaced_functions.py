@@ -21,6 +21,7 @@ from paddle.jit.sot.psdb import breakgraph
 from paddle.nn import clip
 from paddle.static import default_main_program, default_startup_program
 
+from paddle_impl.compiled_frames import sound_frames
 from paddle_impl.exact_functions import exact_operator, exact_tensor
 from paddle_impl.exact_graphs import exact_graphs, widened_graphs
 from paddle_impl.half_kernels import METHODS, rounding
@@ -439,7 +440,7 @@ def prepared_process() -> Iterator[None]:
         rounded = rounding(kind, operator)
         setattr(Tensor, name, _exactly(rounded) if kind in _EXACT else rounded)
     try:
-        with paddle.enable_grad(), exact_graphs():
+        with paddle.enable_grad(), exact_graphs(), sound_frames():
             yield
     finally:
         for name, (_, operator) in operators.items():

@@ -26,7 +26,7 @@ from parity.modules import layer_kinds
 from parity.modules.description import arrays_of, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
-from parity.pairs.alignment import Alignment
+from parity.pairs.alignment import Alignment, Seen
 from parity.pairs.exact_buffers import choose_exact, rounded_buffers
 from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
@@ -716,6 +716,12 @@ class Session:
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
+
+    @functools.cached_property
+    def seen(self) -> Seen | None:
+        """The side whose layers are all recorded, if only the other model is compiled."""
+        sides = [side for side in SIDES if not self.compiled[side]]
+        return Seen(sides[0], self.pairing.partner("paddle")) if len(sides) == 1 else None
 
     def seeds(self, runs: Mapping[str, ModelRun], step: int = 1) -> tuple[dict[str, float], dict[str, Record] | None]:
         """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss."""

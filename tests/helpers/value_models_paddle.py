@@ -449,6 +449,34 @@ class Halved(nn.Layer):
         return self.conv(F.pad(self.stem(x), self.pads))
 
 
+class Shared(nn.Layer):
+    """Divides by a sum, in a function whose eps the framework looks up."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(_share(self.body(x)) * self.times)
+
+
+def _share(x: Tensor) -> Tensor:
+    return x / (x.abs().sum(-1, keepdim=True) + paddle.finfo(x.dtype).eps)
+
+
+class Cancelling(nn.Layer):
+    """Takes the mean of what a norm returns, and adds `leak` times the gradient that the norm takes away."""
+
+    def __init__(self, leak: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.head, self.leak = nn.Conv2D(3, 4, 3), nn.Linear(4, 3), leak
+        self.norm = nn.InstanceNorm2D(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.norm(x).mean((2, 3)) + self.leak * (x - x.detach()).mean((2, 3)))
+
+
 def static(name: str, part: str = "", full_graph: bool = True, **settings: Any) -> nn.Layer:
     """A model with a static graph, or with a `part` that has one."""
     model: nn.Layer = globals()[name](**settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -133,3 +135,52 @@ def test_a_copy_of_a_static_layer_is_static_and_the_original_stays_so(how: str) 
         assert own == path and layer is not None and layer.forward.dygraph_function.__self__ is layer
     assert type(copied.block.forward) is type(model.block.forward)
     assert type(copied.forward) is type(model.forward)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle"),
+    [
+        ("Cancelling", "static('Cancelling'{})"),
+        ("compiled('Cancelling')", "Cancelling({})"),
+        ("compiled('Cancelling')", "static('Cancelling'{})"),
+    ],
+)
+def test_a_gradient_that_a_norm_cancels_inside_a_compiled_model_is_rounding(
+    compare_pair: ComparePair, torch: str, paddle: str
+) -> None:
+    outcome = compare_islands(compare_pair, torch, paddle.format(""), "4,3,6,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    leak = ", leak=1e-9" if "static" in paddle else "1e-9"
+    first = compare_islands(compare_pair, torch, paddle.format(leak), "4,3,6,6").first
+    assert first and (first.phase, first.tensor) == ("backward", "(model):input/0"), first
+
+
+def test_code_compiled_for_inference_is_not_used_in_training(compare_pair: ComparePair) -> None:
+    outcome = compare_islands(compare_pair, "Shared", "static('Shared', full_graph=False)", "5,8")
+    assert outcome.verdict == "equal", outcome.sentence()
+    outcome = compare_islands(compare_pair, "Shared", "static('Shared', full_graph=False, times=1.000001)", "5,8")
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "(output)"), outcome.sentence()
+
+
+def test_the_variables_of_a_function_with_many_branches_are_listed_at_once() -> None:
+    assert torch  # before Paddle
+    from paddle.jit.sot.opcode_translator.executor import opcode_executor
+    from paddle.jit.sot.opcode_translator.instruction_utils import get_instructions, opcode_analysis
+
+    from paddle_impl.compiled_frames import INPUTS, read_variables, sound_frames
+
+    for branches in (6, 60):
+        lines = [f"    if a > {i}:\n        v{i} = b\n    for v{i} in a:\n        del v{i}" for i in range(branches)]
+        scope: dict[str, Any] = {}
+        exec("\n".join(["def function(a, b, c, d):", "    a = a + c", *lines, "    return v0, d"]), scope)
+        instructions = get_instructions(scope["function"].__code__)
+        after = next(i for i, one in enumerate(instructions) if one.opname == "STORE_FAST") + 1
+        assert list(read_variables(instructions, 0)) == ["a", "c", "b", "v0", "d"]
+        assert list(read_variables(instructions, after)) == ["a", "b", "v0", "d"]
+        if branches == 6 and (slow := getattr(opcode_analysis, INPUTS, None)):
+            for start in range(0, len(instructions), 5):
+                assert set(read_variables(instructions, start)) == set(slow(instructions, start))
+    if hasattr(opcode_executor, INPUTS):
+        with sound_frames():
+            assert getattr(opcode_executor, INPUTS) is read_variables
+        assert getattr(opcode_executor, INPUTS) is getattr(opcode_analysis, INPUTS)
