@@ -132,9 +132,9 @@ class Indexed(nn.Layer):
 class Activated(nn.Layer):
     """Has one activation, by its name in `paddle.nn`."""
 
-    def __init__(self, name: str, *given: Any) -> None:
+    def __init__(self, kind: str, *given: Any) -> None:
         super().__init__()
-        self.body, self.act, self.head = nn.Linear(6, 40), getattr(nn, name)(*given), nn.Linear(40, 3)
+        self.body, self.act, self.head = nn.Linear(6, 40), getattr(nn, kind)(*given), nn.Linear(40, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act(self.body(x) * 9))
@@ -462,6 +462,19 @@ class Shared(nn.Layer):
 
 def _share(x: Tensor) -> Tensor:
     return x / (x.abs().sum(-1, keepdim=True) + paddle.finfo(x.dtype).eps)
+
+
+class Counted(nn.Layer):
+    """Scales by numbers of integers: a product, a quotient, a power and a sum with numbers in Python."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        n = (x > 0).astype("int64").sum(-1, keepdim=True) + 1
+        return self.head(x * (1 + 0.1 * n) * (n / 7) * (n**0.3) / (n + 0.7) * self.times)
 
 
 class Cancelling(nn.Layer):
