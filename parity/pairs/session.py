@@ -120,6 +120,8 @@ class Session:
     a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
 
+    _is_uncompiled = False
+
     def __init__(
         self,
         pair: Pair,
@@ -685,7 +687,7 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
             functions=functions,
-            uncompiled=uncompiled or randomness or (train and side in self._keeping),
+            uncompiled=uncompiled or self._is_uncompiled or randomness or (train and side in self._keeping),
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}
@@ -717,7 +719,12 @@ class Session:
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
 
-    @functools.cached_property
+    def run_uncompiled(self) -> None:
+        """Run compiled models as they were before from now on."""
+        self._is_uncompiled, self.compiled = True, {side: [] for side in SIDES}
+        self.evidence = replace(self.evidence, compiled=self.compiled)
+
+    @property
     def seen(self) -> Seen | None:
         """The side whose layers are all recorded, if only the other model is compiled."""
         sides = [side for side in SIDES if not self.compiled[side]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from helpers import input_models_torch
 from helpers.pair_models import ComparePair
 from parity.backend.registry import make_backend
+from parity.compare.verdicts import Divergence
 from parity.errors import InputError
+from parity.pairs.compare_models import describe_uncompiled
 from parity.pairs.narrow_dtypes import as_compiled
 from parity.pairs.outcome import PairOutcome
 
@@ -48,13 +51,29 @@ def test_a_compiled_model_is_equal(compare_pair: ComparePair, torch: str, paddle
     assert all(outcome.stages[stage].compared > 0 for stage in outcome.asked)
 
 
-@pytest.mark.parametrize(("torch", "paddle"), [("compiled()", "Dropped(1.001)"), ("Dropped", "static('full', 1.001)")])
-def test_a_mistake_in_a_compiled_model_is_found_in_the_output(
-    compare_pair: ComparePair, torch: str, paddle: str
+BLOCK = "uncompiled, head:input is the first tensor that differs: "
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "cause"),
+    [
+        ("input_models_torch.py:compiled()", "input_models_paddle.py:Dropped(1.001)", BLOCK),
+        ("input_models_torch.py:Dropped", "input_models_paddle.py:static('full', 1.001)", BLOCK),
+        (
+            "value_models_torch.py:Activated('ReLU')",
+            "value_models_paddle.py:static('Activated', kind='GELU')",
+            "uncompiled, act:output is the first tensor that differs: kind of layer: PyTorch ReLU, Paddle GELU at act",
+        ),
+    ],
+)
+def test_a_mistake_in_a_compiled_model_is_named_by_uncompiled_models(
+    compare_pair: ComparePair, torch: str, paddle: str, cause: str
 ) -> None:
-    first = compare(compare_pair, torch, paddle).first
+    outcome = compare_pair(torch, paddle, "6,6" if "value" in torch else "6,8")
+    first = outcome.first
     assert first and (first.phase, first.tensor) == ("eval", "(output)")
-    assert first.cause == "unknown, inside a compiled part: compare the models uncompiled to see the layer"
+    assert first.cause and first.cause.startswith(cause), first.cause
+    assert outcome.tree.count("<-- first divergence") == 2
 
 
 ISLANDS = [
@@ -153,6 +172,24 @@ def test_a_gradient_that_a_norm_cancels_inside_a_compiled_model_is_rounding(
     leak = ", leak=1e-9" if "static" in paddle else "1e-9"
     first = compare_islands(compare_pair, torch, paddle.format(leak), "4,3,6,6").first
     assert first and (first.phase, first.tensor) == ("backward", "(model):input/0"), first
+
+
+@pytest.mark.parametrize("paddle", ["Counted({})", "static('Counted', {})", "static('Counted', full_graph=False, {})"])
+def test_integers_and_numbers_in_python_make_floats_of_the_default_dtype(
+    compare_pair: ComparePair, paddle: str
+) -> None:
+    outcome = compare_islands(compare_pair, "Counted", paddle.format(""), "5,8")
+    assert outcome.verdict == "equal", outcome.sentence()
+    outcome = compare_islands(compare_pair, "Counted", paddle.format("times=1.0000001"), "5,8")
+    assert outcome.verdict == "different", outcome.sentence()
+
+
+def test_the_compiler_is_the_cause_where_uncompiled_models_are_equal() -> None:
+    first = Divergence(1, "eval", "", "", "(output)", 1e-3, 1e-12, "unknown", generic=True)
+    said = "uncompiled, the models are equal: the compiler changes what one of them computes"
+    assert describe_uncompiled(first, None) == replace(first, cause=said, generic=False)
+    known = replace(first, cause="Paddle's (output) is PyTorch's times 2", generic=False)
+    assert describe_uncompiled(known, None) == replace(known, calls=said)
 
 
 def test_code_compiled_for_inference_is_not_used_in_training(compare_pair: ComparePair) -> None:
