@@ -348,7 +348,8 @@ def describe_uncompiled(first: Divergence, uncompiled: Divergence | None) -> Div
     else:
         said = "uncompiled, the models are equal: the compiler changes what one of them computes"
     if first.cause and not first.generic:
-        return replace(first, calls=said)
+        is_same = uncompiled and uncompiled.cause == first.cause and not uncompiled.calls
+        return first if is_same else replace(first, calls=said)
     return replace(first, cause=said, generic=bool(uncompiled and uncompiled.generic))
 
 

@@ -12,7 +12,7 @@ from helpers import input_models_torch
 from helpers.pair_models import ComparePair
 from parity.backend.registry import make_backend
 from parity.compare.verdicts import Divergence
-from parity.errors import InputError
+from parity.errors import InputError, describe_error
 from parity.pairs.compare_models import describe_uncompiled
 from parity.pairs.narrow_dtypes import as_compiled
 from parity.pairs.outcome import PairOutcome
@@ -190,6 +190,7 @@ def test_the_compiler_is_the_cause_where_uncompiled_models_are_equal() -> None:
     assert describe_uncompiled(first, None) == replace(first, cause=said, generic=False)
     known = replace(first, cause="Paddle's (output) is PyTorch's times 2", generic=False)
     assert describe_uncompiled(known, None) == replace(known, calls=said)
+    assert describe_uncompiled(known, replace(known, tensor="head:output")) == known
 
 
 def test_code_compiled_for_inference_is_not_used_in_training(compare_pair: ComparePair) -> None:
@@ -221,3 +222,12 @@ def test_the_variables_of_a_function_with_many_branches_are_listed_at_once() -> 
         with sound_frames():
             assert getattr(opcode_executor, INPUTS) is read_variables
         assert getattr(opcode_executor, INPUTS) is getattr(opcode_analysis, INPUTS)
+
+
+def test_the_reason_why_a_graph_cannot_be_made_is_told() -> None:
+    class StaticError(Exception):
+        pass
+
+    text = 'In transformed code:\n\n\n    File "a.py", line 7, in forward\n\n    paddle.jit.StaticError: a condition changes.\n'
+    assert describe_error(StaticError(text)) == "StaticError: a condition changes."
+    assert describe_error(TypeError("TypeError: it is an integer")) == "TypeError: it is an integer"
