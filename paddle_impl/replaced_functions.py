@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.base import core
 from paddle.base.data_feeder import check_dtype
+from paddle.base.framework import Variable
 from paddle.jit.sot.psdb import breakgraph
 from paddle.nn import clip
 from paddle.static import default_main_program, default_startup_program
 
+from paddle_impl.compiled_frames import sound_frames
 from paddle_impl.exact_functions import exact_operator, exact_tensor
 from paddle_impl.exact_graphs import exact_graphs, widened_graphs
 from paddle_impl.half_kernels import METHODS, rounding
@@ -429,23 +432,49 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 _EXACT = ("add", "subtract", "pow", "remainder")
 """Operators of `METHODS` whose kernels take a Python number in float32."""
 
+_ARITHMETIC = (*_EXACT, "multiply", "divide", "floor_divide")
+"""Operators of `METHODS` that return floats for integers and a number with a point."""
+
+_INTEGERS = (paddle.bool, paddle.uint8, paddle.int8, paddle.int16, paddle.int32, paddle.int64)
+
+_GRAPH_TENSORS = tuple(one for one in (Variable, getattr(paddle.pir, "Value", None)) if one is not None)
+"""Types of the tensors of graphs of versions 2 and 3."""
+
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
     """A context in which the process is set for comparisons, with gradients on. Afterwards everything is as before."""
-    operators = {name: (kind, getattr(Tensor, name)) for kind, names in METHODS.items() for name in names.split()}
+    methods = [(kind, name) for kind, names in METHODS.items() for name in names.split()]
     dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
-    for name, (kind, operator) in operators.items():
-        rounded = rounding(kind, operator)
-        setattr(Tensor, name, _exactly(rounded) if kind in _EXACT else rounded)
-    try:
-        with paddle.enable_grad(), exact_graphs():
-            yield
-    finally:
-        for name, (_, operator) in operators.items():
-            setattr(Tensor, name, operator)
-        paddle.set_default_dtype(dtype)
-        paddle.set_rng_state(states)
+    with contextlib.ExitStack() as undo:
+        undo.callback(paddle.set_rng_state, states)
+        undo.callback(paddle.set_default_dtype, dtype)
+        for owner, (kind, name) in itertools.product(dict.fromkeys((Tensor, *_GRAPH_TENSORS)), methods):
+            if (operator := getattr(owner, name, None)) is None:
+                continue
+            undo.callback(setattr, owner, name, operator)
+            exact = operator if owner in _GRAPH_TENSORS else rounding(kind, operator)
+            exact = _exactly(exact) if kind in _EXACT and owner is Tensor else exact
+            setattr(owner, name, _of_integers(exact, kind == "divide") if kind in _ARITHMETIC else exact)
+        undo.enter_context(paddle.enable_grad())
+        undo.enter_context(exact_graphs())
+        undo.enter_context(sound_frames())
+        yield
+
+
+def _of_integers(original: Callable[..., Tensor], divides: bool) -> Callable[..., Tensor]:
+    """An operator with results in the default dtype float64 for integers and a number with a point, and for quotients of integers."""
+
+    def operator(x: Any, y: Any, *more: Any) -> Any:
+        # DIFFERS: these results are float32, whatever the default dtype is.
+        if getattr(x, "dtype", None) not in _INTEGERS or paddle.get_default_dtype() != "float64":
+            return original(x, y, *more)
+        is_integer = isinstance(y, int) or getattr(y, "dtype", None) in _INTEGERS
+        if isinstance(y, float) or (divides and is_integer):
+            x, y = (one.astype("float64") if hasattr(one, "dtype") else one for one in (x, y))
+        return original(x, y, *more)
+
+    return operator
 
 
 def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

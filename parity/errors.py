@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import sys
 from collections.abc import Iterable
 from reprlib import repr as short
@@ -42,9 +43,13 @@ def describe_error(error: BaseException) -> str:
     """Return the type of an exception and what it says in one line, without traces and lists of files."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     # Some messages of Paddle begin with a C++ trace.
-    begin = next((i for i, line in enumerate(lines) if line.startswith("(") or "Error: " in line), 0)
+    begin = next(
+        (i for i, line in enumerate(lines) if line.startswith("(") or re.search(r"(Error|Exception): ", line)), 0
+    )
     said = itertools.takewhile(lambda line: line and not line.startswith(MARKS), lines[begin:])
-    return shorten(f"{type(error).__name__}: {' '.join(said)}")
+    kind = type(error).__name__
+    text = re.sub(rf"^[\w.]*\b{kind}: ", "", " ".join(said))  # graphs of Paddle repeat it
+    return shorten(f"{kind}: {text}")
 
 
 def shorten(text: str) -> str:

@@ -21,6 +21,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.relative_error import distance, norm
 from parity.modules.description import Unit
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.match_models import Pairing
 from parity.pairs.match_pointwise import with_last_channels
 from parity.pairs.model_worker import ModelRun
@@ -80,6 +81,14 @@ class Alignment:
         """Return each pair of units once."""
         found = {(a.unit.path, b.unit.path): (a.unit, b.unit) for a, b in self.pairs}
         return list(found.values())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The `side` whose layers are all recorded, while the other model is compiled. `partner`: Paddle's path of a layer -> PyTorch's."""
+
+    side: str
+    partner: Mapping[str, str]
 
 
 def calls_of(units: Sequence[Unit], notes: Sequence[Mapping[str, Any]]) -> list[Call]:
@@ -446,16 +455,42 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 yield _fitted(name, (a, b), own, backward=True)
 
 
-def output_gradients(alignment: Alignment, torch: Record, paddle: Record) -> dict[str, tuple[float, float]]:
-    """Return path of a layer -> the largest norm of the gradient of its outputs, on both sides."""
+def seen_calls(alignment: Alignment, seen: Seen | None) -> list[tuple[Call | None, Call | None]]:
+    """Return the matched calls, and None beside those without a partner of the side that is `seen`, in the order of this side."""
+    if seen is None:
+        return list(alignment.pairs)
+    place, alone = SIDES.index(seen.side), alignment.alone.get(seen.side, [])
+    single: list[tuple[Call | None, Call | None]] = [(None, call) if place else (call, None) for call in alone]
+    return sorted([*alignment.pairs, *single], key=lambda pair: one.number if (one := pair[place]) else 0)
+
+
+def output_gradients(
+    alignment: Alignment, torch: Record, paddle: Record, seen: Seen | None = None
+) -> dict[str, tuple[float, float]]:
+    """Return PyTorch's path of a layer -> the largest norm of the gradient of its outputs, on both sides.
+
+    A layer that is `seen` on one side only has the norm of that side twice.
+    """
     found: dict[str, tuple[float, float]] = {}
-    for a, b in alignment.pairs:
-        for keys in zip(a.outputs, b.outputs, strict=False):
+    for a, b in seen_calls(alignment, seen):
+        for keys in itertools.zip_longest(a.outputs if a else (), b.outputs if b else ()):
+            if a and b and None in keys:
+                continue
             arrays = [side.get(f"backward/{key}") for side, key in zip((torch, paddle), keys, strict=True)]
-            one, two = (0.0 if array is None or not np.isfinite(array).all() else norm(array) for array in arrays)
-            before = found.get(a.unit.path, (0.0, 0.0))
-            found[a.unit.path] = max(before[0], one), max(before[1], two)
+            sizes = [0.0 if array is None or not np.isfinite(array).all() else norm(array) for array in arrays]
+            one, two = sizes if a and b else [max(sizes)] * 2
+            path = _path_of(a, b, seen)
+            before = found.get(path, (0.0, 0.0))
+            found[path] = max(before[0], one), max(before[1], two)
     return found
+
+
+def _path_of(a: Call | None, b: Call | None, seen: Seen | None) -> str:
+    """Return PyTorch's path of the layer of a pair of calls, of which one may be None."""
+    if a:
+        return a.unit.path
+    assert b and seen
+    return seen.partner.get(b.unit.path, b.unit.path)
 
 
 @dataclass(frozen=True)
@@ -468,33 +503,45 @@ class Cancelled:
 
 
 def cancelled_gradients(
-    alignment: Alignment, run: ModelRun, torch: Record, paddle: Record, limit: float
+    alignment: Alignment,
+    runs: Mapping[str, ModelRun],
+    backs: Mapping[str, Record],
+    limit: float,
+    seen: Seen | None = None,
 ) -> dict[str, Cancelled]:
     """Return the gradients of outputs and inputs that are zero but for rounding, by name of the tensor.
 
     If only the batch's mean of a batch norm's output is used, the gradient before the norm is zero in exact arithmetic. Its terms are
     the gradient behind the norm times the norm's slope. If at most `limit` times their size is left on both sides, that is rounding. So
-    is every gradient before it that is as small. `run` is PyTorch's run.
+    is every gradient before it that is as small. The terms are those of PyTorch's run, or of the side that is `seen`.
     """
     found, behind, terms = dict[str, Cancelled](), 0.0, 0.0
-    names: list[tuple[str, Call | None, str, str]] = [
-        (f"backward/{a.name}:output{i or ''}", a, f"backward/{one}", f"backward/{two}")
-        for a, b in reversed(alignment.pairs)
-        for i, (one, two) in enumerate(zip(a.outputs, b.outputs, strict=False))
-    ]
-    names += [(name, None, name, name) for name in torch if name.startswith("input/")]
-    for name, call, one, two in names:
-        if one not in torch or two not in paddle:
+    side = seen.side if seen else SIDES[0]
+    back, arrays, place = backs[side], runs[side].arrays, SIDES.index(side)
+    names: list[tuple[str, Call | None, str, list[tuple[Record, str]]]] = []
+    for a, b in reversed(seen_calls(alignment, seen)):
+        call, path = (a, b)[place], _path_of(a, b, seen)
+        assert call
+        outputs = list(itertools.zip_longest(a.outputs if a else (), b.outputs if b else ()))
+        for i, keys in enumerate(outputs):
+            if a and b and None in keys:
+                continue
+            own = [(backs[s], f"backward/{key}") for s, key in zip(SIDES, keys, strict=True) if key is not None]
+            names.append((f"backward/{(a or call).name}:output{i or ''}", call, path, own))
+    names += [(n, None, "", [(backs[s], n) for s in SIDES]) for n in backs[SIDES[0]] if n.startswith("input/")]
+    for name, call, path, own in names:
+        if any(key not in record for record, key in own):
             continue
-        left = max(norm(torch[one]), norm(paddle[two]))
+        left = max(norm(record[key]) for record, key in own)
         if left <= limit * behind:
             terms = max(terms, behind)
         if 0 < left <= limit * terms:
-            found[name] = Cancelled(call.unit.path if call else "", terms, left)
+            found[name] = Cancelled(path, terms, left)
         behind = 0.0
         if call and call.unit.kind in CENTRING and call.inputs:
-            x, y = run.arrays[call.inputs[0]], run.arrays[call.outputs[0]]
-            behind = norm(torch[one]) * float(np.std(y)) / (float(np.std(x)) or np.inf)
+            x, y = arrays[call.inputs[0]], arrays[call.outputs[0]]
+            gradient = next(record[key] for record, key in own if record is back)
+            behind = norm(gradient) * float(np.std(y)) / (float(np.std(x)) or np.inf)
     return found
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.check import usual_twins
 from parity.compare.noise_model import TWINS
+from parity.compare.relative_error import NothingCompared
 from parity.compare.tolerances import FRESH_SEEDS, ONE_STEP
-from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
+from parity.compare.verdicts import DIFFERENT, INIT, TRAINING, Divergence, Verdicts
 from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
@@ -297,11 +299,15 @@ def run_pair(
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
-            found = name_calls(session, outcome, bool(reproducer))
+            uncompiled = compare_uncompiled(session, outcome)
+            found = name_calls(session, uncompiled or outcome, bool(reproducer))
+            if uncompiled:
+                outcome.verdicts.first = describe_uncompiled(outcome.first, uncompiled.first)
             functions = None
             if found and found.backward and found.calls:
                 functions = {side: found.functions(side)[0]["name"] for side in SIDES}
-            outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first, functions)
+            marked = (uncompiled and uncompiled.first) or outcome.first
+            outcome.tree = model_tree.draw(session.models, session.pairing, marked, functions)
             if reproducer:
                 outcome.reproducer = write_reproducer(reproducer, session, found, outcome.first.sentence())
         elif reproducer:
@@ -355,14 +361,52 @@ def _tell_unproved(session: Session, outcome: PairOutcome) -> None:
         )
 
 
+def compare_uncompiled(session: Session, outcome: PairOutcome) -> PairOutcome | None:
+    """Compare compiled models once more as they were before, and return the outcome; None where that would add nothing.
+
+    The session then runs its models uncompiled.
+    """
+    first = outcome.first
+    if session.dtype != "float64" or not any(session.compiled.values()):
+        return None
+    if not first or first.step > 1 or is_explained(first):
+        return None
+    session.run_uncompiled()
+    source = ModelSource(session)
+    source.steps = 1
+    stages = tuple(stage for stage in outcome.asked if stage != "trajectory")
+    again = replace(outcome, asked=stages, verdicts=Verdicts(), trajectory=[], explained=[], absent=())
+    try:
+        engine.run(source, again)
+    except (InputError, NothingCompared):  # the first outcome stands
+        return None
+    return again
+
+
+def describe_uncompiled(first: Divergence, uncompiled: Divergence | None) -> Divergence:
+    """Return the first divergence of compiled models with that of the same models `uncompiled`; None: they are equal."""
+    if uncompiled:
+        parts = [
+            f"uncompiled, {uncompiled.tensor} is the first tensor that differs",
+            uncompiled.cause,
+            uncompiled.calls,
+        ]
+        said = ": ".join(part for part in parts if part)
+    else:
+        said = "uncompiled, the models are equal: the compiler changes what one of them computes"
+    if first.cause and not first.generic:
+        is_same = uncompiled and uncompiled.cause == first.cause and not uncompiled.calls
+        return first if is_same else replace(first, calls=said)
+    return replace(first, cause=said, generic=bool(uncompiled and uncompiled.generic))
+
+
 def name_calls(session: Session, outcome: PairOutcome, needed: bool) -> FirstCall | None:
     """Add the function calls that differ to the first divergence and to the largest error of `outcome`; return those of the first.
 
     Where a setting of a layer explains the first divergence, they are searched only if they are `needed` for something else.
     """
     verdicts = outcome.verdicts
-    assert verdicts.first
-    if any(session.compiled.values()):
+    if not verdicts.first or any(session.compiled.values()):
         return None  # the calls inside a compiled part are not seen
     found = find_first_call(session, verdicts.first) if needed or not is_explained(verdicts.first) else None
     if found:

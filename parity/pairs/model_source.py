@@ -78,6 +78,10 @@ class ModelSource(Source):
         """The same for one that is zero on one side only. Relative to rounding, the other side's would have an error of 1e15."""
         self.zero_outputs: dict[str, float] = {}
         """The same for the gradients of outputs and inputs in the first step, by name of the tensor."""
+        self.cancelled: dict[str, alignment.Cancelled] = {}
+        """Gradients of the first step that are zero but for rounding, and that compiled models do not show."""
+        self.output_gradients: dict[str, tuple[float, float]] = {}
+        """Their layers -> the norms of the gradients of outputs, on both sides."""
         self.is_idle = True
         """Whether no optimizer of the user has taken a step so far."""
 
@@ -96,8 +100,34 @@ class ModelSource(Source):
     def step(self, number: int, whole: str | None) -> ModelStep:
         """Take the next step; twins record the same tensors as the sides. Before the first, load the start state into all models."""
         if number == 1:
+            self._run_uncompiled()
             self.session.put(self.moved, self.names)
         return ModelStep(self, number)
+
+    def _run_uncompiled(self) -> None:
+        """Take the first step with uncompiled models, if both are compiled, to note which of its gradients and means cancel."""
+        session = self.session
+        if not (self.trains and self.dtype == "float64" and all(session.compiled.values())):
+            return
+        session.put({}, SIDES)
+        runs = session.everywhere(lambda name: session.run(name, True, step=1, uncompiled=True), SIDES)
+        self.note_means(runs)
+        backs, aligned = session.backward(session.seeds(runs)[1], SIDES), session.alignment(runs)
+        self.cancelled = alignment.cancelled_gradients(aligned, runs, backs, ZERO_GRADIENT["float64"])
+        self.output_gradients = alignment.output_gradients(aligned, backs["torch"], backs["paddle"])
+
+    def note_means(self, runs: Mapping[str, ModelRun]) -> None:
+        """Note the running means whose batch's mean is zero but for rounding."""
+        seen = self.session.seen
+        side = seen.side if seen else SIDES[0]
+        place = SIDES.index(side)
+        layers = {both[place]: name for name, both in self.session.owners.items() if _is_mean(name)}
+        for pair in alignment.seen_calls(self.session.alignment(runs), seen):
+            call = pair[place]
+            name = layers.get(call.unit.path) if call else None
+            x = runs[side].arrays[call.inputs[0]] if call and name and call.inputs else None
+            if name and x is not None and x.ndim > 1 and (terms := terms_of_mean(x)):
+                self.cancelled_means[f"update/{name}"] = terms
 
     def sides_of(self, found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
         """Return the values of both sides and of the twins."""
@@ -308,7 +338,7 @@ class ModelStep(Step):
         backs: Mapping[str, Record] = {}
         if whole:
             yield from self._forward("forward", runs)
-            self._note_means(runs)
+            source.note_means(runs)
         if seeds is None:
             backs = session.backward(None, source.names)  # the gradients of the outputs show why the losses differ
             self._note_losses(runs, backs)
@@ -435,7 +465,11 @@ class ModelStep(Step):
         session, source = self.session, self.source
         compare, aligned = "backward" in source.pair.stages, session.alignment(runs)
         limit = ZERO_GRADIENT["float64"]
-        cancelled = alignment.cancelled_gradients(aligned, runs["torch"], backs["torch"], backs["paddle"], limit)
+        cancelled = alignment.cancelled_gradients(aligned, runs, backs, limit, session.seen)
+        for name, gradient in source.cancelled.items():
+            left = max((norm(backs[side][name]) for side in SIDES if name in backs[side]), default=gradient.left)
+            if 0 < left <= limit * gradient.terms:
+                cancelled.setdefault(name, replace(gradient, left=left))
         if compare and session.pair.program.loss:
             starts = {worker: alignment.starts_of(record) for worker, record in backs.items()}
             yield from alignment.outputs("backward", *source.sides_of(starts))
@@ -449,7 +483,9 @@ class ModelStep(Step):
                 source.zero_outputs[shown] = source.zero_outputs[name]
             yield Compared(shown, None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
-        outputs = alignment.output_gradients(aligned, backs["torch"], backs["paddle"])
+        outputs = source.output_gradients | alignment.output_gradients(
+            aligned, backs["torch"], backs["paddle"], session.seen
+        )
         for gradient in cancelled.values():
             one, two = outputs.get(gradient.path, (0.0, 0.0))
             outputs[gradient.path] = max(one, gradient.terms), max(two, gradient.terms)
@@ -492,18 +528,6 @@ class ModelStep(Step):
         assert self._compared
         terms, reference = self.source.cancelled_means.get(name), self._compared.torch
         return 1.0 if terms is None or reference is None else systematic(terms, norm(reference))
-
-    def _note_means(self, runs: Mapping[str, ModelRun]) -> None:
-        """Note the running means whose batch's mean is zero but for rounding."""
-        arrays, layers = (
-            runs["torch"].arrays,
-            {path: name for name, (path, _) in self.session.owners.items() if _is_mean(name)},
-        )
-        for call, _ in self.session.alignment(runs).pairs:
-            name = layers.get(call.unit.path)
-            x = arrays[call.inputs[0]] if name and call.inputs else None
-            if name and x is not None and x.ndim > 1 and (terms := terms_of_mean(x)):
-                self.source.cancelled_means[f"update/{name}"] = terms
 
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return the cause that the settings or the functions between two layers explain."""

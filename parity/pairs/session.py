@@ -26,7 +26,7 @@ from parity.modules import layer_kinds
 from parity.modules.description import arrays_of, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
-from parity.pairs.alignment import Alignment
+from parity.pairs.alignment import Alignment, Seen
 from parity.pairs.exact_buffers import choose_exact, rounded_buffers
 from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
@@ -119,6 +119,8 @@ class Session:
     The `dtype` None is bfloat16 or float16 if most numbers of both models are, and else float64. A twin is then `EXACT`. `start` may hold
     a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
+
+    _is_uncompiled = False
 
     def __init__(
         self,
@@ -700,7 +702,7 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
             functions=functions,
-            uncompiled=uncompiled or randomness or (train and side in self._keeping),
+            uncompiled=uncompiled or self._is_uncompiled or randomness or (train and side in self._keeping),
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}
@@ -731,6 +733,17 @@ class Session:
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
+
+    def run_uncompiled(self) -> None:
+        """Run compiled models as they were before from now on."""
+        self._is_uncompiled, self.compiled = True, {side: [] for side in SIDES}
+        self.evidence = replace(self.evidence, compiled=self.compiled)
+
+    @property
+    def seen(self) -> Seen | None:
+        """The side whose layers are all recorded, if only the other model is compiled."""
+        sides = [side for side in SIDES if not self.compiled[side]]
+        return Seen(sides[0], self.pairing.partner("paddle")) if len(sides) == 1 else None
 
     def seeds(self, runs: Mapping[str, ModelRun], step: int = 1) -> tuple[dict[str, float], dict[str, Record] | None]:
         """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss."""

@@ -259,7 +259,9 @@ class RecordedStep(Step):
         return [self.pair.fetch(SIDES[0], record, prefix, chunk) for record in self.twin_records]
 
     def _weight_gradients(self) -> Iterator[Compared]:
-        outputs = alignment.output_gradients(self.aligned, *(_as_record(self.gradients[side]) for side in SIDES))
+        outputs = alignment.output_gradients(
+            self.aligned, _as_record(self.gradients["torch"]), _as_record(self.gradients["paddle"])
+        )
         nothing = np.zeros(0)
         for chunk in reversed(self.pair.pairing.chunks()):
             one, two = self._fetch("gradient", chunk)

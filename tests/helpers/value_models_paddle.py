@@ -132,9 +132,9 @@ class Indexed(nn.Layer):
 class Activated(nn.Layer):
     """Has one activation, by its name in `paddle.nn`."""
 
-    def __init__(self, name: str, *given: Any) -> None:
+    def __init__(self, kind: str, *given: Any) -> None:
         super().__init__()
-        self.body, self.act, self.head = nn.Linear(6, 40), getattr(nn, name)(*given), nn.Linear(40, 3)
+        self.body, self.act, self.head = nn.Linear(6, 40), getattr(nn, kind)(*given), nn.Linear(40, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act(self.body(x) * 9))
@@ -447,6 +447,47 @@ class Halved(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(self.stem(x), self.pads))
+
+
+class Shared(nn.Layer):
+    """Divides by a sum, in a function whose eps the framework looks up."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(_share(self.body(x)) * self.times)
+
+
+def _share(x: Tensor) -> Tensor:
+    return x / (x.abs().sum(-1, keepdim=True) + paddle.finfo(x.dtype).eps)
+
+
+class Counted(nn.Layer):
+    """Scales by numbers of integers: a product, a quotient, a power and a sum with numbers in Python."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        n = (x > 0).astype("int64").sum(-1, keepdim=True) + 1
+        return self.head(x * (1 + 0.1 * n) * (n / 7) * (n**0.3) / (n + 0.7) * self.times)
+
+
+class Cancelling(nn.Layer):
+    """Takes the mean of what a norm returns, and adds `leak` times the gradient that the norm takes away."""
+
+    def __init__(self, leak: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.head, self.leak = nn.Conv2D(3, 4, 3), nn.Linear(4, 3), leak
+        self.norm = nn.InstanceNorm2D(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.norm(x).mean((2, 3)) + self.leak * (x - x.detach()).mean((2, 3)))
 
 
 def static(name: str, part: str = "", full_graph: bool = True, **settings: Any) -> nn.Layer:

@@ -446,6 +446,47 @@ class Halved(nn.Module):
         return self.conv(F.pad(self.stem(x), self.pads))
 
 
+class Shared(nn.Module):
+    """Divides by a sum, in a function whose eps the framework looks up."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(_share(self.body(x)) * self.times)
+
+
+def _share(x: Tensor) -> Tensor:
+    return x / (x.abs().sum(-1, keepdim=True) + torch.finfo(x.dtype).eps)
+
+
+class Counted(nn.Module):
+    """Scales by numbers of integers: a product, a quotient, a power and a sum with numbers in Python."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.head, self.times = nn.Linear(8, 8), nn.Linear(8, 3), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        n = (x > 0).sum(-1, keepdim=True) + 1
+        return self.head(x * (1 + 0.1 * n) * (n / 7) * (n**0.3) / (n + 0.7) * self.times)
+
+
+class Cancelling(nn.Module):
+    """Takes the mean of what a norm returns, and adds `leak` times the gradient that the norm takes away."""
+
+    def __init__(self, leak: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.head, self.leak = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), leak
+        self.norm = nn.InstanceNorm2d(4, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.norm(x).mean((2, 3)) + self.leak * (x - x.detach()).mean((2, 3)))
+
+
 def compiled(name: str, part: str = "", **settings: Any) -> nn.Module:
     """A model that is compiled, or one with a `part` that is."""
     model: nn.Module = globals()[name](**settings)

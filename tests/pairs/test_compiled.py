@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from helpers import input_models_torch
 from helpers.pair_models import ComparePair
 from parity.backend.registry import make_backend
-from parity.errors import InputError
+from parity.compare.verdicts import Divergence
+from parity.errors import InputError, describe_error
+from parity.pairs.compare_models import describe_uncompiled
 from parity.pairs.narrow_dtypes import as_compiled
 from parity.pairs.outcome import PairOutcome
 
@@ -46,13 +51,29 @@ def test_a_compiled_model_is_equal(compare_pair: ComparePair, torch: str, paddle
     assert all(outcome.stages[stage].compared > 0 for stage in outcome.asked)
 
 
-@pytest.mark.parametrize(("torch", "paddle"), [("compiled()", "Dropped(1.001)"), ("Dropped", "static('full', 1.001)")])
-def test_a_mistake_in_a_compiled_model_is_found_in_the_output(
-    compare_pair: ComparePair, torch: str, paddle: str
+BLOCK = "uncompiled, head:input is the first tensor that differs: "
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "cause"),
+    [
+        ("input_models_torch.py:compiled()", "input_models_paddle.py:Dropped(1.001)", BLOCK),
+        ("input_models_torch.py:Dropped", "input_models_paddle.py:static('full', 1.001)", BLOCK),
+        (
+            "value_models_torch.py:Activated('ReLU')",
+            "value_models_paddle.py:static('Activated', kind='GELU')",
+            "uncompiled, act:output is the first tensor that differs: kind of layer: PyTorch ReLU, Paddle GELU at act",
+        ),
+    ],
+)
+def test_a_mistake_in_a_compiled_model_is_named_by_uncompiled_models(
+    compare_pair: ComparePair, torch: str, paddle: str, cause: str
 ) -> None:
-    first = compare(compare_pair, torch, paddle).first
+    outcome = compare_pair(torch, paddle, "6,6" if "value" in torch else "6,8")
+    first = outcome.first
     assert first and (first.phase, first.tensor) == ("eval", "(output)")
-    assert first.cause == "unknown, inside a compiled part: compare the models uncompiled to see the layer"
+    assert first.cause and first.cause.startswith(cause), first.cause
+    assert outcome.tree.count("<-- first divergence") == 2
 
 
 ISLANDS = [
@@ -133,3 +154,80 @@ def test_a_copy_of_a_static_layer_is_static_and_the_original_stays_so(how: str) 
         assert own == path and layer is not None and layer.forward.dygraph_function.__self__ is layer
     assert type(copied.block.forward) is type(model.block.forward)
     assert type(copied.forward) is type(model.forward)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle"),
+    [
+        ("Cancelling", "static('Cancelling'{})"),
+        ("compiled('Cancelling')", "Cancelling({})"),
+        ("compiled('Cancelling')", "static('Cancelling'{})"),
+    ],
+)
+def test_a_gradient_that_a_norm_cancels_inside_a_compiled_model_is_rounding(
+    compare_pair: ComparePair, torch: str, paddle: str
+) -> None:
+    outcome = compare_islands(compare_pair, torch, paddle.format(""), "4,3,6,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    leak = ", leak=1e-9" if "static" in paddle else "1e-9"
+    first = compare_islands(compare_pair, torch, paddle.format(leak), "4,3,6,6").first
+    assert first and (first.phase, first.tensor) == ("backward", "(model):input/0"), first
+
+
+@pytest.mark.parametrize("paddle", ["Counted({})", "static('Counted', {})", "static('Counted', full_graph=False, {})"])
+def test_integers_and_numbers_in_python_make_floats_of_the_default_dtype(
+    compare_pair: ComparePair, paddle: str
+) -> None:
+    outcome = compare_islands(compare_pair, "Counted", paddle.format(""), "5,8")
+    assert outcome.verdict == "equal", outcome.sentence()
+    outcome = compare_islands(compare_pair, "Counted", paddle.format("times=1.0000001"), "5,8")
+    assert outcome.verdict == "different", outcome.sentence()
+
+
+def test_the_compiler_is_the_cause_where_uncompiled_models_are_equal() -> None:
+    first = Divergence(1, "eval", "", "", "(output)", 1e-3, 1e-12, "unknown", generic=True)
+    said = "uncompiled, the models are equal: the compiler changes what one of them computes"
+    assert describe_uncompiled(first, None) == replace(first, cause=said, generic=False)
+    known = replace(first, cause="Paddle's (output) is PyTorch's times 2", generic=False)
+    assert describe_uncompiled(known, None) == replace(known, calls=said)
+    assert describe_uncompiled(known, replace(known, tensor="head:output")) == known
+
+
+def test_code_compiled_for_inference_is_not_used_in_training(compare_pair: ComparePair) -> None:
+    outcome = compare_islands(compare_pair, "Shared", "static('Shared', full_graph=False)", "5,8")
+    assert outcome.verdict == "equal", outcome.sentence()
+    outcome = compare_islands(compare_pair, "Shared", "static('Shared', full_graph=False, times=1.000001)", "5,8")
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "(output)"), outcome.sentence()
+
+
+def test_the_variables_of_a_function_with_many_branches_are_listed_at_once() -> None:
+    assert torch  # before Paddle
+    from paddle.jit.sot.opcode_translator.executor import opcode_executor
+    from paddle.jit.sot.opcode_translator.instruction_utils import get_instructions, opcode_analysis
+
+    from paddle_impl.compiled_frames import INPUTS, read_variables, sound_frames
+
+    for branches in (6, 60):
+        lines = [f"    if a > {i}:\n        v{i} = b\n    for v{i} in a:\n        del v{i}" for i in range(branches)]
+        scope: dict[str, Any] = {}
+        exec("\n".join(["def function(a, b, c, d):", "    a = a + c", *lines, "    return v0, d"]), scope)
+        instructions = get_instructions(scope["function"].__code__)
+        after = next(i for i, one in enumerate(instructions) if one.opname == "STORE_FAST") + 1
+        assert list(read_variables(instructions, 0)) == ["a", "c", "b", "v0", "d"]
+        assert list(read_variables(instructions, after)) == ["a", "b", "v0", "d"]
+        if branches == 6 and (slow := getattr(opcode_analysis, INPUTS, None)):
+            for start in range(0, len(instructions), 5):
+                assert set(read_variables(instructions, start)) == set(slow(instructions, start))
+    if hasattr(opcode_executor, INPUTS):
+        with sound_frames():
+            assert getattr(opcode_executor, INPUTS) is read_variables
+        assert getattr(opcode_executor, INPUTS) is getattr(opcode_analysis, INPUTS)
+
+
+def test_the_reason_why_a_graph_cannot_be_made_is_told() -> None:
+    class StaticError(Exception):
+        pass
+
+    text = 'In transformed code:\n\n\n    File "a.py", line 7, in forward\n\n    paddle.jit.StaticError: a condition changes.\n'
+    assert describe_error(StaticError(text)) == "StaticError: a condition changes."
+    assert describe_error(TypeError("TypeError: it is an integer")) == "TypeError: it is an integer"

@@ -82,7 +82,14 @@ def test_every_method_of_the_protocol_is_described() -> None:
 
 def test_only_paddle_has_files_that_the_other_side_lacks() -> None:
     assert set(FILES["torch"]) == set(SHARED)
-    own = {"cpu_functions.py", "exact_functions.py", "exact_graphs.py", "half_kernels.py", "shared_images.py"}
+    own = {
+        "compiled_frames.py",
+        "cpu_functions.py",
+        "exact_functions.py",
+        "exact_graphs.py",
+        "half_kernels.py",
+        "shared_images.py",
+    }
     assert set(FILES["paddle"]) - set(SHARED) == own
     assert len(SHARED) >= 6
 
