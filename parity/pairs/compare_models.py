@@ -375,7 +375,7 @@ def compare_uncompiled(session: Session, outcome: PairOutcome) -> PairOutcome | 
     source = ModelSource(session)
     source.steps = 1
     stages = tuple(stage for stage in outcome.asked if stage != "trajectory")
-    again = replace(outcome, asked=stages, verdicts=Verdicts(), trajectory=[], explained=[], absent=())
+    again = replace(outcome, asked=stages, verdicts=Verdicts(), trajectory=[], explained=[], absent=(), hidden=[])
     try:
         engine.run(source, again)
     except (InputError, NothingCompared):  # the first outcome stands
