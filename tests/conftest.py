@@ -30,6 +30,7 @@ import pytest
 from helpers import cifar_files
 from helpers.framework_process import FrameworkProcess
 from helpers.pair_models import open_workers
+from helpers.random_numbers import seed_random_numbers
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
@@ -60,6 +61,12 @@ def data_sets_are_read_once() -> Iterator[None]:
         for name in ONCE:
             patch.setitem(data.DATASETS, name, once(data.DATASETS[name]))
         yield
+
+
+@pytest.fixture(autouse=True)
+def random_numbers_are_seeded() -> None:
+    """Give every test the same random numbers in each run, whatever ran before it in this process."""
+    seed_random_numbers()
 
 
 @pytest.fixture(scope="session")

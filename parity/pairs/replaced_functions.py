@@ -36,15 +36,21 @@ def replace_everywhere(
     `tables`: also in partial calls, lists and dicts of modules.
     """
     by_identity = {id(function): substitute for function, substitute in functions.items()}
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    undo.callback(_restore, before)
 
     def replace(names: dict[str, Any], deep: bool) -> None:
+        values = list(names.values())
+        # Most modules hold none of the functions, and this test runs without a loop in Python.
+        if by_identity.keys().isdisjoint(map(id, values)) and not (deep and not HOLDERS.isdisjoint(map(type, values))):
+            return
         for name, value in list(names.items()):
             # Each module holds all built-in functions as __builtins__.
             is_held = deep and type(value) in HOLDERS and not name.startswith("__")
             new = _substitute(value, by_identity) if is_held else by_identity.get(id(value), value)
             if new is not value:
                 names[name] = new
-                undo.callback(names.__setitem__, name, value)
+                before.append((names, name, value))
 
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", None)
@@ -55,16 +61,25 @@ def replace_everywhere(
         replace(names, deep=True)
 
 
+def _restore(before: list[tuple[dict[str, Any], str, Any]]) -> None:
+    for names, name, value in reversed(before):
+        names[name] = value
+
+
 WITH_TABLES = sys.stdlib_module_names | {"torch", "paddle"}
 """Packages whose tables of functions stay as they are: a framework looks up its own functions."""
 
-HOLDERS = (functools.partial, dict, list, tuple)
+HOLDERS = frozenset({functools.partial, dict, list, tuple})
 """Types of values in which a function may be held."""
 
 
 def _substitute(value: Any, by_identity: Mapping[int, Any]) -> Any:
     """Return the substitute of a function, of a partial call of one, or of a list, tuple or dict that holds one; else `value`."""
     kind = type(value)
+    if kind is not functools.partial:
+        held = value.values() if kind is dict else value
+        if by_identity.keys().isdisjoint(map(id, held)) and functools.partial not in map(type, held):
+            return value
     if kind is dict:
         changed = {key: new for key, one in value.items() if (new := _of_function(one, by_identity)) is not one}
         return value | changed if changed else value

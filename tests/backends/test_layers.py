@@ -32,17 +32,20 @@ def expected(case: str) -> tuple[Record, Record]:
     state, (images, labels, masks) = weights(net), batch(net)
     values = reference.outputs(net, state, images, masks)
 
-    def loss(state: State, replaced: tuple[str, np.ndarray] | None = None) -> np.ndarray:
-        return np.asarray(
-            reference.total_loss(net, reference.outputs(net, state, images, masks, replaced), labels, DIVISOR)
-        )
+    def loss(state: State, changed: str, replaced: tuple[str, np.ndarray] | None = None) -> np.ndarray:
+        found = reference.outputs(net, state, images, masks, replaced, values, changed)
+        return np.asarray(reference.total_loss(net, found, labels, DIVISOR))
 
-    record = {"loss": loss(state)} | {f"forward/{layer}": value for layer, value in values.items()}
+    record = {"loss": np.asarray(reference.total_loss(net, values, labels, DIVISOR))}
+    record |= {f"forward/{layer}": value for layer, value in values.items()}
     for layer, value in values.items():
-        record[f"backward/{layer}"] = slopes(lambda moved, layer=layer: loss(state, (layer, moved)), value)
+        record[f"backward/{layer}"] = slopes(lambda moved, layer=layer: loss(state, layer, (layer, moved)), value)
     for name, parameter in net.parameters.items():
         if parameter.trainable:
-            record[f"gradient/{name}"] = slopes(lambda moved, name=name: loss(state | {name: moved}), state[name])
+            layer = name.partition(".")[0]
+            record[f"gradient/{name}"] = slopes(
+                lambda moved, name=name, layer=layer: loss(state | {name: moved}, layer), state[name]
+            )
     return record, {f"eval/{layer}": value for layer, value in reference.outputs(net, state, images).items()}
 
 

@@ -82,6 +82,7 @@ def test_arrays_far_larger_together_than_their_file_are_refused(
         workers[framework].read_file(path)
 
 
+torch.manual_seed(0)
 MODEL = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).state_dict()
 WRITTEN: dict[str, Write] = {
     "a state dict": by_torch(MODEL),

@@ -57,12 +57,12 @@ def test_what_costs_far_more_than_its_pixels_is_refused(kind: str, tmp_path: Pat
     make, said = STRANGE[kind]
     path = tmp_path / "a.png"
     path.write_bytes(make())
-    started = time.monotonic()
+    started = time.process_time()  # a busy machine takes longer
     for decode in (lambda: image_files.read(path, SIZE), lambda: image_files.whole(path, 3)):
         with pytest.raises(InputError, match=said) as caught:
             decode()
         assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_progressive_picture_of_usual_scans_is_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 from helpers.paths import ROOT, environment_with_helpers
+from helpers.random_numbers import seed_random_numbers
 from helpers.scripts import script_main
 from helpers.training_runs import Ended
 from parity.cli.scripts import SCRIPTS
@@ -75,6 +76,7 @@ def _run(folder: str, script: str, words: list[str]) -> Ended:
 
 def _program(text: str, words: list[str]) -> int:
     sys.argv = ["-c", *words]
+    seed_random_numbers()
     try:
         exec(compile(text, "program", "exec"), {"__name__": "__main__"})
     except Exception:

@@ -56,15 +56,21 @@ def outputs(
     images: Array,
     masks: Mapping[str, Array] | None = None,
     replaced: tuple[str, Array] | None = None,
+    known: Mapping[str, Array] | None = None,
+    changed: str = "",
 ) -> dict[str, Array]:
     """Every layer's output: in training if there are `masks` of the dropouts (which may be empty), in inference if they are None.
 
     `replaced` holds an array instead of one layer's output, which is then not computed unless the layer joins branches.
+    `known` holds the outputs before a change at the layer `changed`. Layers that come before it are taken from there.
     """
     found: dict[str, Array] = {}
+    is_changed = known is None
 
     def through(nodes: tuple[Node, ...], x: Array) -> Array:
+        nonlocal is_changed
         for node in nodes:
+            is_changed = is_changed or node.name == changed
             if isinstance(node, Auxiliary):
                 if masks is not None:
                     through(node.nodes, x)
@@ -72,6 +78,8 @@ def outputs(
             given = replaced[1] if replaced and replaced[0] == node.name else None
             if isinstance(node, Joined):  # heads inside it are computed in any case
                 x = JOINS[type(node)]([through(branch, x) for branch in node.branches])
+            elif given is None and not is_changed:
+                x = known[node.name]
             elif given is None:
                 own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
                 x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
