@@ -298,6 +298,15 @@ def _log_loss(x: Tensor, label: Tensor, epsilon: float) -> Tensor:
     return -label * paddle.log(x + small) - (one - label) * paddle.log(one - x + small)
 
 
+def _bce_loss(x: Tensor, label: Tensor) -> Tensor:
+    # DIFFERS: the kernel's gradient limits x * (1 - x) to 1e-12 in float32, which shows where x is near 0 or 1.
+    p, y, one, floor = x.detach(), label.detach(), _number(1), _number(-100)
+    slope = (p - y) / paddle.maximum(p * (one - p), _number(1e-12))
+    loss = (y - one) * paddle.maximum(paddle.log(one - p), floor) - y * paddle.maximum(paddle.log(p), floor)
+    linear = x * slope
+    return loss + (linear - linear.detach())
+
+
 def _cross_entropy(
     x: Tensor, label: Tensor, soft_label: bool, use_softmax: bool, stable: bool, ignored: int, axis: int
 ) -> tuple[Tensor, Tensor] | None:
@@ -364,6 +373,7 @@ KERNELS: dict[str, Formula] = {
     "frobenius_norm": _frobenius_norm,
     "dist": _dist,
     "log_loss": _log_loss,
+    "bce_loss": _bce_loss,
     "cross_entropy_with_softmax": _cross_entropy,
     **{f"{mode}_interp": _interpolated for mode in ("linear", "bilinear", "trilinear", "bicubic")},
 }

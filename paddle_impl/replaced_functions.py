@@ -58,6 +58,7 @@ def replacements(
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
         F.label_smooth: functools.partial(_label_smooth, F.label_smooth),
+        F.one_hot: functools.partial(_one_hot, F.one_hot),
         paddle.assign: functools.partial(_assign, paddle.assign),
         check_dtype: functools.partial(_check_dtype, check_dtype),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
@@ -114,6 +115,13 @@ def _label_smooth(
     # DIFFERS: cross_entropy smooths labels in float32 for scores of every dtype.
     label = label.astype("float64") if paddle.get_default_dtype() == "float64" else label
     return original(label, prior_dist, epsilon, name)
+
+
+def _one_hot(original: Callable[..., Tensor], x: Tensor, num_classes: Any, name: str | None = None) -> Tensor:
+    """Make one-hot labels in the default dtype, which holds 0 and 1 exactly."""
+    # DIFFERS: the kernel makes float32 for every default dtype, and operators refuse it beside float64.
+    labels = original(x, num_classes, name)
+    return labels.astype("float64") if paddle.get_default_dtype() == "float64" else labels
 
 
 def _assign(original: Callable[..., Tensor], x: Any, output: Tensor | None = None) -> Tensor:

@@ -153,15 +153,21 @@ class WatchedModel(ObservedModel):
     def _input_gradients(self) -> dict[str, Array]:
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
-    def compute_loss(self, targets: Sequence[Array]) -> float:
-        """Return the user's loss of the outputs of the last `run`."""
+    def compute_loss(self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any]) -> float:
+        """Return the user's loss of the outputs of the last `run`, computed in the context `rounding`."""
         self.backend.set_default_dtype(self.dtype)
         self._output_gradients = {}
         for name, tensor in self._outputs.items():
             if self.backend.needs_gradient(tensor):
                 self.backend.on_gradient(tensor, functools.partial(self._note_output_gradient, name))
-        self._loss = self.program.compute_loss(self._result, [self._given(x) for x in targets])
+        given = [self._given(x) for x in targets]
+        with rounding:
+            self._loss = self.program.compute_loss(self._result, given)
         return float(self.backend.to_numpy(self._loss).reshape(-1)[0])
+
+    def outputs(self) -> list[Tensor]:
+        """Return the outputs of the last `run`."""
+        return list(self._outputs.values())
 
     def backward_loss(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run the backward pass of the loss; return the gradients of the inputs by their number, and of the outputs by their place."""

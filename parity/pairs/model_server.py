@@ -416,10 +416,17 @@ class ModelService(Service):
         with self._failing("in the optimizer's step"):
             self._model.update(kept)
 
-    def compute_loss(self, targets: Sequence[Array]) -> float:
-        """Return the user's loss of the outputs of the last `run`."""
+    def compute_loss(self, targets: Sequence[Array], moved: int | None = None) -> float:
+        """Return the user's loss of the outputs of the last `run`.
+
+        With a seed `moved`, in a twin of PyTorch's model, the outputs and every number that the loss computes move by one ULP.
+        """
+        rounding: Any = contextlib.nullcontext()
+        if moved is not None:
+            rounding = implementation(self.framework, "moved_results").MovedResults(moved)
+            rounding.move(self._model.outputs())
         with self._failing("in the loss"):
-            return self._model.compute_loss(targets)
+            return self._model.compute_loss(targets, rounding)
 
     def backward_loss(self) -> Record:
         """Run backward from the user's loss; return what `backward` returns, and the gradients of the outputs (`output/NAME`)."""

@@ -748,7 +748,7 @@ class Session:
     def seeds(self, runs: Mapping[str, ModelRun], step: int = 1) -> tuple[dict[str, float], dict[str, Record] | None]:
         """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss."""
         if self.pair.program.loss:
-            return self.everywhere(lambda name: self.workers[name].compute_loss(self.targets(name, step)), runs), None
+            return self.everywhere(functools.partial(self._loss, step=step), runs), None
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
@@ -758,6 +758,12 @@ class Session:
             )
             found[name] = {place[n]: round_to(gradient, self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
+
+    def _loss(self, name: str, step: int) -> float:
+        """Return a worker's user loss. In a twin, what the loss computes is rounded otherwise: no move of a weight shows that of 1 - p."""
+        is_twin = name not in (*SIDES, EXACT)
+        moved = [*self.workers].index(name) + 1_000 * step + 1_000_003 * self.pair.seed if is_twin else None
+        return self.workers[name].compute_loss(self.targets(name, step), moved)
 
     def targets(self, name: str, step: int) -> list[Array]:
         """Return the inputs of the loss of a worker in a step."""

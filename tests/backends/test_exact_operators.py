@@ -59,7 +59,7 @@ def computed(function: Any, given: tuple[Any, ...]) -> list[Array]:
 
 
 def test_every_formula_has_a_case() -> None:
-    others = {"baddbmm", "log_loss", "cross_entropy_with_softmax"} | {
+    others = {"baddbmm", "log_loss", "bce_loss", "cross_entropy_with_softmax"} | {
         name for name in KERNELS if name.endswith("_interp")
     }
     assert set(CASES) | others == set(FORMULAS) | set(KERNELS)
@@ -85,6 +85,16 @@ def test_the_log_loss_is_that_of_its_definition() -> None:
     found = KERNELS["log_loss"](paddle.to_tensor(x), paddle.to_tensor(label), 1e-4)
     assert found is not None
     np.testing.assert_allclose(found.numpy(), -np.log([0.1001, 0.1001]), rtol=1e-14)
+
+
+def test_the_binary_cross_entropy_has_exact_limits() -> None:
+    p, label = np.array([1e-14, 0.3, 1 - 2**-45]), np.array([1.0, 0.0, 0.25])
+    x, y = paddle.to_tensor(p, stop_gradient=False), paddle.to_tensor(label)
+    loss = KERNELS["bce_loss"](x, y)
+    assert loss is not None
+    loss.sum().backward()
+    np.testing.assert_allclose(loss.numpy(), paddle._C_ops.bce_loss(x.detach(), y).numpy(), rtol=1e-14)
+    np.testing.assert_allclose(x.grad.numpy(), (p - label) / np.maximum(p * (1 - p), 1e-12), rtol=1e-14)
 
 
 def test_the_gradient_of_soft_labels_counts_their_sum() -> None:

@@ -526,3 +526,46 @@ def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:
     assert cause and cause.sentence == (
         "the values of the losses are equal, their gradients are not: only Paddle's loss ignores the samples 2"
     )
+
+
+PROBABILITIES = """
+import {side} as framework
+from {side}.nn import functional
+def loss(scores, labels):
+    scores, one = 8 * scores, functional.one_hot(labels, 10)
+    p = {p}
+    return -(one * framework.log(p{added}) + (1 - one) * framework.log(1 - p)).mean()
+"""
+
+
+@pytest.mark.parametrize("added", ["", " + 1e-6"])
+def test_a_loss_that_loses_digits_in_itself_has_the_tolerance_of_its_rounding(
+    compare_pair: ComparePair, added: str, tmp_path: Path
+) -> None:
+    """One minus a probability near 1 has few digits. So has the probability near 0 that one plus a tangent gives."""
+    losses = {}
+    for side, p in (("torch", "0.5 * (1 + framework.tanh(scores / 2))"), ("paddle", "functional.sigmoid(scores)")):
+        text = PROBABILITIES.format(side=side, p=p, added=added if side == "paddle" else "")
+        (tmp_path / f"lost_{side}.py").write_text(text)
+        losses[side] = f"{tmp_path}/lost_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=3, program=given)
+    assert outcome.verdict == ("different" if added else "equal"), outcome.sentence()
+
+
+BINARY = """
+from {side}.nn import functional
+def loss(scores, labels):
+    return functional.binary_cross_entropy(functional.sigmoid(200 * scores), functional.one_hot(labels, 10){cast})
+"""
+
+
+def test_the_limits_of_a_binary_cross_entropy_are_equal(compare_pair: ComparePair, tmp_path: Path) -> None:
+    losses = {}
+    for side in SIDES:
+        text = BINARY.format(side=side, cast=".to(scores)" if side == "torch" else "")
+        (tmp_path / f"binary_{side}.py").write_text(text)
+        losses[side] = f"{tmp_path}/binary_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
+    assert outcome.verdict == "equal", outcome.sentence()

@@ -80,8 +80,8 @@ def test_every_method_of_the_protocol_is_described() -> None:
     assert [key for key, node in methods.items() if not ast.get_docstring(node)] == []
 
 
-def test_only_paddle_has_files_that_the_other_side_lacks() -> None:
-    assert set(FILES["torch"]) == set(SHARED)
+def test_files_of_one_side_only_are_known() -> None:
+    assert set(FILES["torch"]) - set(SHARED) == {"moved_results.py"}  # the twins of two models are PyTorch's
     own = {
         "compiled_frames.py",
         "cpu_functions.py",
