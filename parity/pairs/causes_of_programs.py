@@ -143,7 +143,9 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
         a, b = (evidence.losses[side] for side in SIDES)
         value = abs(b - ratio * a) <= evidence.match * abs(b)
         what = "loss and its gradient are" if value else "gradient of the loss is"
-        yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape, evidence.fit)}"
+        near = f"{ratio:.7g}" == "1"
+        times = f"1 {'-' if ratio < 1 else '+'} {abs(ratio - 1):.1e}" if near else f"{ratio:.7g}"
+        yield f"Paddle's {what} PyTorch's times {times}{_name_factor(ratio, g[0].shape, evidence.fit)}"
         return
     if z is not None and z.any():
         factor = _ratio(z, g[1] - g[0])

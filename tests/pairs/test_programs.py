@@ -462,6 +462,17 @@ def test_a_loss_is_explained_by_the_gradients_of_its_outputs(theirs: np.ndarray 
     assert cause and text in (cause.sentence or "")
 
 
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(1 + 3e-8, "times 1 + 3.0e-08"), (1 - 2e-9, "times 1 - 2.0e-09"), (1 + 1e-4, "times 1.0001"), (-1.0, "times -1")],
+)
+def test_a_factor_near_one_is_not_called_one(factor: float, text: str) -> None:
+    gradients = RANDOM.standard_normal((8, 5))
+    found = {"torch": {"": gradients}, "paddle": {"": factor * gradients}}
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": factor}, {"": SCORES}, found, []))
+    assert cause and (cause.sentence or "").endswith(f"Paddle's loss and its gradient are PyTorch's {text}"), cause
+
+
 WEIGHTS = np.array([1.0, 2.0, 0.5, 1.0, 3.0])
 BY_SAMPLE = (0.9 * WEIGHTS + 0.1 * WEIGHTS.mean())[CLASSES]
 
