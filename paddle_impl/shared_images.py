@@ -85,14 +85,14 @@ def _learns(layer: nn.Layer) -> bool:
 
 
 def part_sizes(model: nn.Layer, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> list[int]:
-    """The number of the images `x` that each thread takes through `run`; [] if they are not split.
+    """The number of the images `x` that each thread takes through a `run` of `split_nodes`; [] if they are not split.
 
     They are split on CPU if the run gains by it and holds enough for more than one thread. Also sets the number of threads of Paddle's
     kernels: one if images are split, else all.
     """
     if not cpu_functions.is_eager_on_cpu(x):
         return []
-    able = min(THREADS.count, x.shape[0]) > 1 and all(_is_splittable(model, node, masks) for node in run)
+    able = min(THREADS.count, x.shape[0]) > 1 and _is_splittable(model, run[0], masks)  # as are all of its run
     threads = _worthwhile_threads(model, run, x.shape[0]) if able and gains(model, run) else 1
     THREADS.give(1 if threads > 1 else THREADS.count, paddle.base.core.set_num_threads)
     return THREADS.sizes(x.shape[0], threads) if threads > 1 else []

@@ -165,9 +165,8 @@ def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
         if not start:
             return None
         found = _Search(session, start, runs, aligned, train).find()
-        if found and _lacks_a_reason(
-            found
-        ):  # such as a softmax: a row that is hidden as a whole shows the numbers of the mask
+        if found and _lacks_a_reason(found):
+            # Such as a softmax: a row that is hidden as a whole shows the numbers of the mask.
             found = _Search(session, start, runs, aligned, train, masks_alike=False).find() or found
         return found
     except Exception as error:  # the verdict stands without it
