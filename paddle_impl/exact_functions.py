@@ -302,7 +302,7 @@ def _bce_loss(x: Tensor, label: Tensor) -> Tensor:
     # DIFFERS: the kernel's gradient limits x * (1 - x) to 1e-12 in float32, which shows where x is near 0 or 1.
     p, y, one, floor = x.detach(), label.detach(), _number(1), _number(-100)
     slope = (p - y) / paddle.maximum(p * (one - p), _number(1e-12))
-    loss = (y - one) * paddle.maximum(paddle.log(one - p), floor) - y * paddle.maximum(paddle.log(p), floor)
+    loss = (y - one) * paddle.maximum(paddle.log1p(-p), floor) - y * paddle.maximum(paddle.log(p), floor)
     linear = x * slope
     return loss + (linear - linear.detach())
 

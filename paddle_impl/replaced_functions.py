@@ -473,14 +473,14 @@ def prepared_process() -> Iterator[None]:
 def _of_integers(original: Callable[..., Tensor], divides: bool) -> Callable[..., Tensor]:
     """An operator with results in the default dtype float64 for integers and a number with a point, and for quotients of integers."""
 
-    def operator(x: Any, y: Any, *more: Any) -> Any:
-        # DIFFERS: these results are float32, whatever the default dtype is.
+    def operator(x: Any, y: Any, *more: Any, **named: Any) -> Any:
+        # DIFFERS: these results are float32 in every default dtype.
         if getattr(x, "dtype", None) not in _INTEGERS or paddle.get_default_dtype() != "float64":
-            return original(x, y, *more)
+            return original(x, y, *more, **named)
         is_integer = isinstance(y, int) or getattr(y, "dtype", None) in _INTEGERS
         if isinstance(y, float) or (divides and is_integer):
             x, y = (one.astype("float64") if hasattr(one, "dtype") else one for one in (x, y))
-        return original(x, y, *more)
+        return original(x, y, *more, **named)
 
     return operator
 
@@ -488,10 +488,10 @@ def _of_integers(original: Callable[..., Tensor], divides: bool) -> Callable[...
 def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An operator whose second operand, if it is a Python number, has the precision of the first."""
 
-    def operator(x: Tensor, y: Any, *more: Any) -> Tensor:
+    def operator(x: Tensor, y: Any, *more: Any, **named: Any) -> Tensor:
         # DIFFERS: a Python number goes through a kernel attribute of float32.
         if isinstance(y, float) and x.dtype == paddle.float64:
             y = paddle.full([], y, x.dtype)
-        return original(x, y, *more)
+        return original(x, y, *more, **named)
 
     return operator

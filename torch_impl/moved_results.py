@@ -16,6 +16,7 @@ COPIES = frozenset(
         "_to_copy", "clone", "cat", "stack", "index", "index_select", "gather", "where", "embedding", "lift_fresh_copy",
         "max", "min", "amax", "amin", "maximum", "minimum", "clamp", "clamp_min", "clamp_max", "relu", "abs", "neg",
         "sort", "topk", "median", "kthvalue", "masked_fill", "masked_select", "masked_scatter", "scatter", "index_put",
+        "copy", "_unsafe_view", "take", "index_fill", "slice_scatter", "fmax", "fmin", "cummax", "cummin",
         "flip", "roll", "repeat", "constant_pad_nd", "tril", "triu", "diag_embed", "max_pool2d_with_indices",
         "zeros_like", "ones_like", "full", "full_like", "new_full", "scalar_tensor", "empty_like",
     ]
@@ -28,7 +29,7 @@ class MovedResults(TorchDispatchMode):
     """A context in which every float64 number that an operator computes moves by one unit in the last place, up or down at random.
 
     Operators keep their results for the backward pass, which then gets the moved numbers as well. A number that float32 holds exactly
-    stays as it is, such as 0, 1 and 1 minus a label: it is most likely exact.
+    stays as it is, such as 0, 1 and 1 minus a label: it is most likely exact. So do those of an expanded tensor, which share memory.
     """
 
     def __init__(self, seed: int) -> None:
@@ -38,7 +39,8 @@ class MovedResults(TorchDispatchMode):
     def move(self, tensors: Iterable[Any]) -> None:
         """Move the numbers of float64 tensors, in place and unseen by autograd."""
         for tensor in tensors:
-            if isinstance(tensor, Tensor) and tensor.dtype == torch.float64 and tensor.layout == torch.strided:
+            is_own = isinstance(tensor, Tensor) and tensor.dtype == torch.float64 and tensor.layout == torch.strided
+            if is_own and all(stride or size < 2 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
                 self._move(tensor.data)
 
     def _move(self, numbers: Tensor) -> None:

@@ -153,16 +153,23 @@ class WatchedModel(ObservedModel):
     def _input_gradients(self) -> dict[str, Array]:
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
-    def compute_loss(self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any]) -> float:
-        """Return the user's loss of the outputs of the last `run`, computed in the context `rounding`."""
+    def compute_loss(
+        self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any] | None = None
+    ) -> float:
+        """Return the user's loss of the outputs of the last `run`, computed in the context `rounding` if the loss allows it."""
         self.backend.set_default_dtype(self.dtype)
         self._output_gradients = {}
         for name, tensor in self._outputs.items():
             if self.backend.needs_gradient(tensor):
                 self.backend.on_gradient(tensor, functools.partial(self._note_output_gradient, name))
         given = [self._given(x) for x in targets]
-        with rounding:
-            self._loss = self.program.compute_loss(self._result, given)
+        try:
+            with rounding or contextlib.nullcontext():
+                self._loss = self.program.compute_loss(self._result, given)
+        except Exception:
+            if rounding is None:
+                raise
+            self._loss = self.program.compute_loss(self._result, given)  # a moved number may be no probability any more
         return float(self.backend.to_numpy(self._loss).reshape(-1)[0])
 
     def outputs(self) -> list[Tensor]:

@@ -281,19 +281,7 @@ def run_pair(
     """
     with ThreadPoolExecutor(len(workers)) as pool:
         session = Session(pair, workers, dtype, pool, start or {})
-        outcome = _compare(session, pair, say)
-        for seed in range(1, 1 + MOST_ORDERS):
-            if session.start or outcome.verdict == DIFFERENT or not _unproved(session, outcome):
-                break
-            places = few(_unproved(session, outcome))
-            text = f"the first weights prove nothing at {places}, which no output depends on"
-            say(f"again, with other weights: {text}")
-            session.reorder_weights(pair.seed + seed)
-            seconds, outcome = outcome.seconds, _compare(session, pair, say)
-            outcome.seconds += seconds
-            outcome.explained.insert(
-                0, f"{text}: all was compared again, with the numbers of each weight in another order"
-            )
+        outcome = _compare_unproved(session, _compare(session, say), say)
         if outcome.verdict != DIFFERENT and outcome.asked:
             _tell_unproved(session, outcome)
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
@@ -320,9 +308,9 @@ def run_pair(
     return outcome
 
 
-def _compare(session: Session, pair: Pair, say: Callable[[str], None]) -> PairOutcome:
+def _compare(session: Session, say: Callable[[str], None]) -> PairOutcome:
     """Compare the models of a session from its start state."""
-    source = ModelSource(session)
+    pair, source = session.pair, ModelSource(session)
     outcome = PairOutcome(
         source.sides,
         session.dtype,
@@ -338,17 +326,45 @@ def _compare(session: Session, pair: Pair, say: Callable[[str], None]) -> PairOu
     return outcome
 
 
+def _compare_unproved(session: Session, outcome: PairOutcome, say: Callable[[str], None]) -> PairOutcome:
+    """Compare models that are equal again with the weights in other orders, while the outcome leaves layers without a proof."""
+    for seed in range(1, 1 + MOST_ORDERS):
+        unproved = _unproved(session, outcome)
+        if session.start or outcome.verdict == DIFFERENT or not unproved:
+            break
+        if _shows_gradients(session, outcome):
+            text = f"the first weights prove nothing at {few(unproved)}, which no output depends on"
+        else:
+            text = f"inner tensors differ at {few(unproved)}, and no output does"
+        say(f"again, with other weights: {text}")
+        session.reorder_weights(session.pair.seed + seed)
+        try:
+            again = _compare(session, say)
+        except (InputError, NothingCompared) as error:  # such as of a matrix that has no Cholesky factor any more
+            outcome.explained.append(f"{text}, and the comparison with other weights failed: {error}")
+            break
+        again.seconds += outcome.seconds
+        again.explained.insert(0, f"{text}: all was compared again, with the numbers of each weight in another order")
+        outcome = again
+    return outcome
+
+
+def _shows_gradients(session: Session, outcome: PairOutcome) -> bool:
+    """Whether the gradients of outputs of layers were compared, which show the layers that no output depends on."""
+    return bool(session.pair.length) and "backward" in outcome.asked
+
+
 def _unproved(session: Session, outcome: PairOutcome) -> list[str]:
     """Return the layers that no output depends on, because a dead ReLU follows them: a mistake before them may not show.
 
-    Inference alone has no gradients: there, these are the layers with a tensor that differs.
+    Without gradients, these are the layers with a tensor that differs.
     """
-    return list(dict.fromkeys(outcome.unreached[::-1] if session.pair.length else outcome.hidden))
+    return list(dict.fromkeys(outcome.unreached[::-1] if _shows_gradients(session, outcome) else outcome.hidden))
 
 
 def _tell_unproved(session: Session, outcome: PairOutcome) -> None:
     """Name the layers that stay without a proof: in the verdict if a tensor differs there, and else below it."""
-    if not session.pair.length or not (unproved := _unproved(session, outcome)):
+    if not _shows_gradients(session, outcome) or not (unproved := _unproved(session, outcome)):
         return
     differing = [layer for layer in unproved if layer in outcome.hidden]
     if differing:
@@ -364,14 +380,15 @@ def _tell_unproved(session: Session, outcome: PairOutcome) -> None:
 def compare_uncompiled(session: Session, outcome: PairOutcome) -> PairOutcome | None:
     """Compare compiled models once more as they were before, and return the outcome; None where that would add nothing.
 
-    The session then runs its models uncompiled.
+    After an outcome, the session runs its models uncompiled.
     """
     first = outcome.first
     if session.dtype != "float64" or not any(session.compiled.values()):
         return None
     if not first or first.step > 1 or is_explained(first):
         return None
-    session.run_uncompiled()
+    compiled = session.compiled
+    session.use_compiled({side: [] for side in SIDES})
     source = ModelSource(session)
     source.steps = 1
     stages = tuple(stage for stage in outcome.asked if stage != "trajectory")
@@ -379,6 +396,7 @@ def compare_uncompiled(session: Session, outcome: PairOutcome) -> PairOutcome | 
     try:
         engine.run(source, again)
     except (InputError, NothingCompared):  # the first outcome stands
+        session.use_compiled(compiled)
         return None
     return again
 

@@ -421,7 +421,7 @@ class ModelService(Service):
 
         With a seed `moved`, in a twin of PyTorch's model, the outputs and every number that the loss computes move by one ULP.
         """
-        rounding: Any = contextlib.nullcontext()
+        rounding = None
         if moved is not None:
             rounding = implementation(self.framework, "moved_results").MovedResults(moved)
             rounding.move(self._model.outputs())

@@ -120,8 +120,6 @@ class Session:
     a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
 
-    _is_uncompiled = False
-
     def __init__(
         self,
         pair: Pair,
@@ -702,7 +700,7 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
             functions=functions,
-            uncompiled=uncompiled or self._is_uncompiled or randomness or (train and side in self._keeping),
+            uncompiled=uncompiled or not self.compiled[side] or randomness or (train and side in self._keeping),
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}
@@ -734,9 +732,9 @@ class Session:
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
 
-    def run_uncompiled(self) -> None:
-        """Run compiled models as they were before from now on."""
-        self._is_uncompiled, self.compiled = True, {side: [] for side in SIDES}
+    def use_compiled(self, parts: Mapping[str, list[str]]) -> None:
+        """Run these compiled parts by side from now on. A side without any runs as it was before it was compiled."""
+        self.compiled = dict(parts)
         self.evidence = replace(self.evidence, compiled=self.compiled)
 
     @property

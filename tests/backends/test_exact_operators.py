@@ -97,6 +97,13 @@ def test_the_binary_cross_entropy_has_exact_limits() -> None:
     np.testing.assert_allclose(x.grad.numpy(), (p - label) / np.maximum(p * (1 - p), 1e-12), rtol=1e-14)
 
 
+def test_the_binary_cross_entropy_of_small_probabilities_keeps_its_digits() -> None:
+    p = np.array([1e-3, 1e-9, 1e-15])
+    loss = KERNELS["bce_loss"](paddle.to_tensor(p), paddle.to_tensor(np.zeros(3)))
+    assert loss is not None
+    np.testing.assert_allclose(loss.numpy(), -np.log1p(-p), rtol=1e-14)
+
+
 def test_the_gradient_of_soft_labels_counts_their_sum() -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(3, 4)), rng.random((3, 4))

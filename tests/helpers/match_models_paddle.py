@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -665,3 +666,27 @@ class Quiet(nn.Layer):
         return self.out(
             nn.functional.relu(self.inner(paddle.concat([squares[..., :7], 100 * (1 + squares[..., 7:])], -1)))
         )
+
+
+class Doubled(nn.Layer):
+    """A model whose inner layer sees `factor` times the input, which its output does not show."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.inner, self.out, self.factor = nn.Linear(6, 5, bias_attr=False), nn.Linear(5, 3), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inner(self.factor * x) / self.factor)
+
+
+class Factored(nn.Layer):
+    """A ReLU that passes nothing, and a Cholesky factor: with its numbers in another order, the matrix has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+        value = nn.initializer.Assign(3 * np.eye(5, dtype="float32") + np.float32(0.1))
+        self.matrix = self.create_parameter([5, 5], default_initializer=value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.inner(x) - 100)) + paddle.linalg.cholesky(self.matrix).sum()

@@ -571,3 +571,26 @@ class Quiet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         squares = self.norm(x) ** 2
         return self.out(torch.relu(self.inner(torch.cat([squares[..., :7], 100 * (1 + squares[..., 7:])], -1))))
+
+
+class Doubled(nn.Module):
+    """A model whose inner layer sees `factor` times the input, which its output does not show."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.inner, self.out, self.factor = nn.Linear(6, 5, bias=False), nn.Linear(5, 3), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inner(self.factor * x) / self.factor)
+
+
+class Factored(nn.Module):
+    """A ReLU that passes nothing, and a Cholesky factor: with its numbers in another order, the matrix has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.matrix = nn.Parameter(3 * torch.eye(5) + 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.inner(x) - 100)) + torch.linalg.cholesky(self.matrix).sum()

@@ -560,7 +560,11 @@ def test_a_flaw_beside_biases_of_a_container_is_found(compare_pair: ComparePair)
     assert outcome.first and outcome.first.layer == "dense" and outcome.differences == [], outcome.sentence()
 
 
-@pytest.mark.parametrize("stages", [("eval",), ("eval", "forward", "backward", "update")], ids=["eval", "all"])
+@pytest.mark.parametrize(
+    "stages",
+    [("eval",), ("eval", "forward"), ("eval", "forward", "backward", "update")],
+    ids=["eval", "no gradients", "all"],
+)
 def test_a_mistake_before_a_relu_that_passes_nothing_is_found_with_other_weights(
     compare_pair: ComparePair, stages: tuple[str, ...]
 ) -> None:
@@ -575,3 +579,15 @@ def test_layers_that_no_output_depends_on_with_any_weights_are_in_the_verdict(co
     assert outcome.verdict == "equal" and "not proved: tensors of norm, inner differ" in outcome.sentence()
     right = compared(compare_pair, "Quiet(-1e4)", "Quiet", "4,8", steps=1)
     assert "not proved" not in right.sentence() and "they prove no backward pass there" in right.explained[-1]
+
+
+def test_a_harmless_inner_difference_is_not_called_a_layer_without_an_effect(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Doubled", "Doubled(2.0)", "4,6", steps=1, stages=("eval",))
+    assert outcome.verdict == "equal"
+    assert outcome.explained[0].startswith("inner tensors differ at inner, and no output does: all was compared again")
+
+
+def test_the_first_outcome_stands_where_other_weights_fail(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Factored", "Factored", "4,6", steps=1)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert any("the comparison with other weights failed: " in text for text in outcome.explained), outcome.explained

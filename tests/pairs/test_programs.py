@@ -25,6 +25,7 @@ from parity.pairs.compare_models import compare_models
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.programs import Program, find_names, split_batches, take_batches
 from parity.recipe.optimizer_description import Clip, OptimizerDescription
+from torch_impl.moved_results import MovedResults
 
 SIDES = ("torch", "paddle")
 NETWORK = {side: f"{side}_impl.training:make_network" for side in SIDES}
@@ -562,6 +563,29 @@ def test_a_loss_that_loses_digits_in_itself_has_the_tolerance_of_its_rounding(
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=3, program=given)
     assert outcome.verdict == ("different" if added else "equal"), outcome.sentence()
+
+
+SCALED = """
+def loss(scores, labels):
+    p = (scores - scores.min()) / (scores.max() - scores.min())
+    if (p > 1).any():
+        raise ValueError("p is above 1")
+    return (p * p).sum()
+"""
+
+
+def test_a_loss_of_a_twin_is_rounded_only_within_its_domain(compare_pair: ComparePair, tmp_path: Path) -> None:
+    (tmp_path / "scaled.py").write_text(SCALED)
+    given = Program(dict.fromkeys(SIDES, f"{tmp_path}/scaled.py:loss"), program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+def test_numbers_of_an_expanded_tensor_do_not_move() -> None:
+    expanded, own = torch.full((1, 3), 0.1, dtype=torch.float64).expand(2, 3), torch.full((2, 3), 0.1).double() / 3
+    before = own.clone()
+    MovedResults(0).move([expanded, own])
+    assert (expanded == 0.1).all() and (own != before).all() and torch.allclose(own, before, rtol=1e-15, atol=0)
 
 
 BINARY = """
