@@ -313,6 +313,9 @@ class Backend:
         products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients, strict=True)]
         sum(products[1:], products[0]).backward()
 
+    def gradients_of(self, loss: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return paddle.grad([loss], list(tensors), allow_unused=True)
+
     def are_gradients_on(self) -> bool:
         return paddle.is_grad_enabled()
 

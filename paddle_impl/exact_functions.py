@@ -31,6 +31,9 @@ _SAME_SLOPE = 1e-6
 EXACT_SUM, ROUNDED_SUM = 1e-12, 1e-6
 """Soft labels whose sums differ from 1 by more than the first, and at most the second, add up to 1 but for float32 rounding."""
 
+BCE_LIMIT = float(np.float32(1e-12))
+"""The least x * (1 - x) by which the gradient of PyTorch's binary cross-entropy divides."""
+
 Formula = Callable[..., Any]
 """Returns what the operator returns, or None."""
 
@@ -299,9 +302,9 @@ def _log_loss(x: Tensor, label: Tensor, epsilon: float) -> Tensor:
 
 
 def _bce_loss(x: Tensor, label: Tensor) -> Tensor:
-    # DIFFERS: the kernel's gradient limits x * (1 - x) to 1e-12 in float32, which shows where x is near 0 or 1.
+    # DIFFERS: PyTorch's kernel uses log1p(-x), and its gradient limits x * (1 - x) to 1e-12 in float32.
     p, y, one, floor = x.detach(), label.detach(), _number(1), _number(-100)
-    slope = (p - y) / paddle.maximum(p * (one - p), _number(1e-12))
+    slope = (p - y) / paddle.maximum(p * (one - p), _number(BCE_LIMIT))
     loss = (y - one) * paddle.maximum(paddle.log1p(-p), floor) - y * paddle.maximum(paddle.log(p), floor)
     linear = x * slope
     return loss + (linear - linear.detach())

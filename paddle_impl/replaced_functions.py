@@ -27,6 +27,7 @@ from paddle_impl.compiled_frames import sound_frames
 from paddle_impl.exact_functions import exact_operator, exact_tensor
 from paddle_impl.exact_graphs import exact_graphs, widened_graphs
 from paddle_impl.half_kernels import METHODS, rounding
+from paddle_impl.operator_hooks import hooked
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
 from parity.modules.function_calls import FunctionCalls
@@ -260,7 +261,9 @@ def operators(
     """
     found = {name: value for name, value in vars(paddle._C_ops).items() if callable(value) and not name.startswith("_")}
     return {
-        value: functools.partial(_watched, watch, name, exact_operator(name, rounding(name, value), rounds))
+        value: functools.partial(
+            _watched, watch, name, hooked(name, exact_operator(name, rounding(name, value), rounds))
+        )
         for name, value in found.items()
     } | {paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)}
 
@@ -461,7 +464,7 @@ def prepared_process() -> Iterator[None]:
             if (operator := getattr(owner, name, None)) is None:
                 continue
             undo.callback(setattr, owner, name, operator)
-            exact = operator if owner in _GRAPH_TENSORS else rounding(kind, operator)
+            exact = operator if owner in _GRAPH_TENSORS else hooked(kind, rounding(kind, operator))
             exact = _exactly(exact) if kind in _EXACT and owner is Tensor else exact
             setattr(owner, name, _of_integers(exact, kind == "divide") if kind in _ARITHMETIC else exact)
         undo.enter_context(paddle.enable_grad())

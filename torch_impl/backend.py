@@ -279,6 +279,9 @@ class Backend:
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         torch.autograd.backward(list(outputs), list(gradients))
 
+    def gradients_of(self, loss: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(loss, list(tensors), allow_unused=True)
+
     def are_gradients_on(self) -> bool:
         return torch.is_grad_enabled()
 

@@ -1,14 +1,17 @@
-"""Rounding that no twin shows: what functions compute moves by one unit in the last place."""
+"""Changes the numbers that operators compute, to see what their rounding does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from parity.arrays import Array
 
 # fmt: off
 COPIES = frozenset(
@@ -25,36 +28,41 @@ COPIES = frozenset(
 """Operators whose results are numbers that they were given: they round nothing."""
 
 
-class MovedResults(TorchDispatchMode):
-    """A context in which every float64 number that an operator computes moves by one unit in the last place, up or down at random.
+def move_numbers(tensor: Tensor, move: Callable[[Array], Array]) -> None:
+    """Replace the numbers of a float64 tensor by `move(numbers)`, in place and unseen by autograd.
 
-    Operators keep their results for the backward pass, which then gets the moved numbers as well. A number that float32 holds exactly
-    stays as it is, such as 0, 1 and 1 minus a label: it is most likely exact. So do those of an expanded tensor, which share memory.
+    Numbers that share memory, as in an expanded tensor, stay as they are.
     """
+    shares = any(not stride and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    if tensor.dtype == torch.float64 and not shares:
+        tensor.data.copy_(torch.from_numpy(move(tensor.detach().cpu().numpy())))
 
-    def __init__(self, seed: int) -> None:
+
+@contextlib.contextmanager
+def moving_results(move: Callable[[Array], Array]) -> Iterator[None]:
+    """A context in which `move_numbers` moves every float64 tensor that an operator computes.
+
+    Operators keep their results for the backward pass, which then gets the moved numbers as well. Views of operands stay as they are.
+    """
+    with _Moving(move):
+        yield
+
+
+class _Moving(TorchDispatchMode):
+    """Sees every operator below autograd."""
+
+    def __init__(self, move: Callable[[Array], Array]) -> None:
         super().__init__()
-        self._random = torch.Generator().manual_seed(seed)
-
-    def move(self, tensors: Iterable[Any]) -> None:
-        """Move the numbers of float64 tensors, in place and unseen by autograd."""
-        for tensor in tensors:
-            is_own = isinstance(tensor, Tensor) and tensor.dtype == torch.float64 and tensor.layout == torch.strided
-            if is_own and all(stride or size < 2 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
-                self._move(tensor.data)
-
-    def _move(self, numbers: Tensor) -> None:
-        up = torch.randint(0, 2, tuple(numbers.shape), generator=self._random, dtype=torch.bool).to(numbers.device)
-        moved = torch.nextafter(numbers, torch.where(up, torch.inf, -torch.inf).to(numbers.dtype))
-        stays = ~torch.isfinite(numbers) | (numbers.float().double() == numbers)
-        numbers.copy_(torch.where(stays, numbers, moved))
+        self._move = move
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call an operator of a loss, and move its results."""
+        """Call an operator, and move its results."""
         result = func(*args, **(kwargs or {}))
         aliases = any(one.alias_info is not None for one in func._schema.returns)
         if not aliases and func._schema.name.rpartition("::")[2] not in COPIES:
-            self.move(tree_flatten(result)[0])
+            for tensor in tree_flatten(result)[0]:
+                if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                    move_numbers(tensor, self._move)
         return result

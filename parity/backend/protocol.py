@@ -229,6 +229,9 @@ class Backend(Protocol):
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Run the backward pass from `outputs` with their `gradients`."""
 
+    def gradients_of(self, loss: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradients of `loss` of `tensors`, without a backward pass beyond them; None: it does not depend on that one."""
+
     def are_gradients_on(self) -> bool:
         """Whether operations are recorded for a backward pass now."""
 

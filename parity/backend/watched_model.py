@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.optimizer_description import OptimizerDescription
 from parity.weights.half_precision import HALVES
+
+
+@dataclass(frozen=True)
+class LossRounding:
+    """How far other rounding moves the `value` of a loss, and its `gradients` of the outputs, by their names."""
+
+    value: float
+    gradients: Mapping[str, Array]
 
 
 class WatchedModel(ObservedModel):
@@ -154,9 +163,15 @@ class WatchedModel(ObservedModel):
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def compute_loss(
-        self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any] | None = None
+        self,
+        targets: Sequence[Array],
+        rounding: contextlib.AbstractContextManager[Any] | None = None,
+        added: LossRounding | None = None,
     ) -> float:
-        """Return the user's loss of the outputs of the last `run`, computed in the context `rounding` if the loss allows it."""
+        """Return the user's loss of the outputs of the last `run`, computed in the context `rounding` if the loss allows it.
+
+        What is `added` is added to it, and to its gradients of the outputs.
+        """
         self.backend.set_default_dtype(self.dtype)
         self._output_gradients = {}
         for name, tensor in self._outputs.items():
@@ -170,7 +185,29 @@ class WatchedModel(ObservedModel):
             if rounding is None:
                 raise
             self._loss = self.program.compute_loss(self._result, given)  # a moved number may be no probability any more
-        return float(self.backend.to_numpy(self._loss).reshape(-1)[0])
+        for name, gradient in (added.gradients if added else {}).items():
+            output = self._outputs[name]
+            self._loss = self._loss + ((output - output.detach()) * self._like(output, gradient)).sum()
+        return float(self.backend.to_numpy(self._loss).reshape(-1)[0]) + (added.value if added else 0.0)
+
+    def measure_rounding(
+        self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any]
+    ) -> LossRounding:
+        """Return how much else the user's loss of the outputs of the last `run` is in the context `rounding`."""
+        self.backend.set_default_dtype(self.dtype)
+        given = [self._given(x) for x in targets]
+        wanted = {n: tensor for n, tensor in self._outputs.items() if self.backend.needs_gradient(tensor)}
+        found = []
+        for context in (contextlib.nullcontext(), rounding):
+            with context:
+                loss = self.program.compute_loss(self._result, given)
+                gradients = self.backend.gradients_of(loss, list(wanted.values()))
+            arrays = [None if gradient is None else self.backend.to_numpy(gradient) for gradient in gradients]
+            found.append((float(self.backend.to_numpy(loss).reshape(-1)[0]), dict(zip(wanted, arrays, strict=True))))
+        self.watch.take_gradients()  # hooks of the outputs have seen these gradients
+        (value, own), (moved_value, moved) = found
+        differences = {n: np.asarray(x - moved[n]) for n, x in own.items() if x is not None and moved[n] is not None}
+        return LossRounding(moved_value - value, differences)
 
     def outputs(self) -> list[Tensor]:
         """Return the outputs of the last `run`."""

@@ -44,6 +44,9 @@ from parity.weights.half_precision import HALVES
 MOST_ORDERS = 2
 """The numbers of the weights are brought into another order at most so often, until the output depends on all layers."""
 
+BEFORE_LOSS = ("start", "eval", "forward")
+"""The phases of the first step that no loss changes."""
+
 STAGES = (INIT, *TRAINING)
 """The stages of two models of a user. `init` is only compared if it is asked for: all others start both models from the same weights."""
 
@@ -282,6 +285,7 @@ def run_pair(
     with ThreadPoolExecutor(len(workers)) as pool:
         session = Session(pair, workers, dtype, pool, start or {})
         outcome = _compare_unproved(session, _compare(session, say), say)
+        outcome = _compare_rounded(session, outcome, say)
         if outcome.verdict != DIFFERENT and outcome.asked:
             _tell_unproved(session, outcome)
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
@@ -308,9 +312,9 @@ def run_pair(
     return outcome
 
 
-def _compare(session: Session, say: Callable[[str], None]) -> PairOutcome:
+def _compare(session: Session, say: Callable[[str], None], adds_rounding: bool = False) -> PairOutcome:
     """Compare the models of a session from its start state."""
-    pair, source = session.pair, ModelSource(session)
+    pair, source = session.pair, ModelSource(session, adds_rounding)
     outcome = PairOutcome(
         source.sides,
         session.dtype,
@@ -347,6 +351,31 @@ def _compare_unproved(session: Session, outcome: PairOutcome, say: Callable[[str
         again.explained.insert(0, f"{text}: all was compared again, with the numbers of each weight in another order")
         outcome = again
     return outcome
+
+
+def _compare_rounded(session: Session, outcome: PairOutcome, say: Callable[[str], None]) -> PairOutcome:
+    """Compare models that differ after the loss again, with the rounding of Paddle's loss; return that outcome if that was the difference.
+
+    It calls the loss twice more in each step, which changes one that has a state: so this cannot be the first comparison.
+    """
+    first = outcome.first
+    if not first or (first.phase in BEFORE_LOSS and first.step == 1):
+        return outcome
+    if session.dtype != "float64" or not session.pair.program.loss:
+        return outcome
+    try:
+        again = _compare(session, say, adds_rounding=True)
+    except (InputError, NothingCompared):  # the first outcome stands
+        return outcome
+    if again.first and (again.first.step, again.first.tensor) == (first.step, first.tensor):
+        return outcome
+    again.seconds += outcome.seconds
+    again.explained.insert(
+        0,
+        f"rounding in Paddle's loss, such as that of 1 minus a probability near 1, explains the error {first.error:.1e} of {first.tensor}: "
+        "all was compared again with it",
+    )
+    return again
 
 
 def _shows_gradients(session: Session, outcome: PairOutcome) -> bool:

@@ -26,11 +26,12 @@ from parity.backend.protocol import Backend
 from parity.backend.registry import NAMES, implementation, make_backend
 from parity.backend.remote import KINDS, Kind, Service, at_caller, fields_kind, serve_service
 from parity.backend.user_program import UserProgram
-from parity.backend.watched_model import WatchedModel
+from parity.backend.watched_model import LossRounding, WatchedModel
 from parity.errors import InputError, describe_error
 from parity.modules.description import layer_in_words
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.layer_kinds import kind_of
+from parity.modules.moved_numbers import MovedNumbers
 from parity.modules.recording import EVERYWHERE, Watch
 from parity.pairs import factories, replaced_functions
 from parity.pairs.fresh_arrays import FreshArray, sample_arrays
@@ -70,6 +71,7 @@ class ModelService(Service):
         *KINDS,
         fields_kind(ModelRun),
         fields_kind(FreshArray),
+        fields_kind(LossRounding),
         Kind(OptimizerDescription, OptimizerDescription.to_json, OptimizerDescription.from_json),
     )
 
@@ -416,17 +418,28 @@ class ModelService(Service):
         with self._failing("in the optimizer's step"):
             self._model.update(kept)
 
-    def compute_loss(self, targets: Sequence[Array], moved: int | None = None) -> float:
+    def compute_loss(
+        self, targets: Sequence[Array], moved: int | None = None, added: LossRounding | None = None
+    ) -> float:
         """Return the user's loss of the outputs of the last `run`.
 
-        With a seed `moved`, in a twin of PyTorch's model, the outputs and every number that the loss computes move by one ULP.
+        With a seed `moved`, in a twin, the outputs and every number that the loss computes move by one ULP. What is `added` is the rounding
+        of the other side's loss.
         """
         rounding = None
         if moved is not None:
-            rounding = implementation(self.framework, "moved_results").MovedResults(moved)
-            rounding.move(self._model.outputs())
+            own, move = implementation(self.framework, "moved_results"), MovedNumbers(moved)
+            for tensor in self._model.outputs():
+                own.move_numbers(tensor, move)
+            rounding = own.moving_results(move)
         with self._failing("in the loss"):
-            return self._model.compute_loss(targets, rounding)
+            return self._model.compute_loss(targets, rounding, added)
+
+    def measure_rounding(self, targets: Sequence[Array], seed: int) -> LossRounding:
+        """Return how far the user's loss of the outputs of the last `run` moves if every number that it computes moves by one ULP."""
+        rounding = implementation(self.framework, "moved_results").moving_results(MovedNumbers(seed))
+        with self._failing("in the loss"):
+            return self._model.measure_rounding(targets, rounding)
 
     def backward_loss(self) -> Record:
         """Run backward from the user's loss; return what `backward` returns, and the gradients of the outputs (`output/NAME`)."""

@@ -57,11 +57,14 @@ def _compared(name: str, arrays: tuple[Array | None, Array | None, Sequence[Arra
 
 
 class ModelSource(Source):
-    """The models of a `session`; workers other than torch, paddle and `EXACT` hold the twins. See `parity.compare.source.Source`."""
+    """The models of a `session`; workers other than torch, paddle and `EXACT` hold the twins. See `parity.compare.source.Source`.
 
-    def __init__(self, session: Session) -> None:
+    `adds_rounding`: tolerances count the rounding of Paddle's loss, too.
+    """
+
+    def __init__(self, session: Session, adds_rounding: bool = False) -> None:
         self.session, self.pair = session, session.pair
-        self.sides = (SIDES[0], SIDES[1])
+        self.sides, self.adds_rounding = (SIDES[0], SIDES[1]), adds_rounding
         self.twins = [name for name in session.workers if name not in (*SIDES, EXACT)]
         self.names = [*SIDES, *self.twins]
         self.dtype, self.optimizer = session.dtype, self.pair.optimizer
@@ -332,7 +335,7 @@ class ModelStep(Step):
             return
         whole = first and source.dtype == "float64"
         runs = self._run(True, whole)
-        losses, seeds = session.seeds(runs, self.number)
+        losses, seeds = session.seeds(runs, self.number, source.adds_rounding)
         self.losses = {side: losses[side] for side in SIDES}
         self._evidence = replace(self._evidence, runs=runs)
         backs: Mapping[str, Record] = {}

@@ -15,6 +15,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
+from parity.backend.watched_model import LossRounding
 from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.relative_error import relative_l2
@@ -743,10 +744,16 @@ class Session:
         sides = [side for side in SIDES if not self.compiled[side]]
         return Seen(sides[0], self.pairing.partner("paddle")) if len(sides) == 1 else None
 
-    def seeds(self, runs: Mapping[str, ModelRun], step: int = 1) -> tuple[dict[str, float], dict[str, Record] | None]:
-        """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss."""
+    def seeds(
+        self, runs: Mapping[str, ModelRun], step: int = 1, adds_rounding: bool = False
+    ) -> tuple[dict[str, float], dict[str, Record] | None]:
+        """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss.
+
+        `adds_rounding`: the twins have the rounding of Paddle's loss, too.
+        """
         if self.pair.program.loss:
-            return self.everywhere(functools.partial(self._loss, step=step), runs), None
+            added = self._measure_rounding(runs, step) if adds_rounding else None
+            return self.everywhere(functools.partial(self._loss, step=step, added=added), runs), None
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
@@ -757,11 +764,30 @@ class Session:
             found[name] = {place[n]: round_to(gradient, self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
 
-    def _loss(self, name: str, step: int) -> float:
-        """Return a worker's user loss. In a twin, what the loss computes is rounded otherwise: no move of a weight shows that of 1 - p."""
-        is_twin = name not in (*SIDES, EXACT)
-        moved = [*self.workers].index(name) + 1_000 * step + 1_000_003 * self.pair.seed if is_twin else None
-        return self.workers[name].compute_loss(self.targets(name, step), moved)
+    def _loss(self, name: str, step: int, added: LossRounding | None) -> float:
+        """Return a worker's user loss. In a twin, what the loss computes is rounded otherwise: no move of a weight shows that of 1 - p.
+
+        What is `added` to that of a twin has PyTorch's names.
+        """
+        if name in (*SIDES, EXACT):
+            return self.workers[name].compute_loss(self.targets(name, step))
+        if added:
+            forms = self.pair.output_forms
+            own = {n: find_form(forms, n, x).enter(side_of(name), x) for n, x in added.gradients.items()}
+            added = replace(added, gradients=own)
+        return self.workers[name].compute_loss(self.targets(name, step), self._rounding_seed(name, step), added)
+
+    def _measure_rounding(self, runs: Mapping[str, ModelRun], step: int) -> LossRounding:
+        """Return how far rounding moves Paddle's loss, with PyTorch's names. The twins of PyTorch's model show that of PyTorch's loss."""
+        side, forms = SIDES[1], self.pair.output_forms
+        found = self.workers[side].measure_rounding(self.targets(side, step), self._rounding_seed(side, step))
+        named = {self._outputs.get(own, own): array for own, array in found.gradients.items()}
+        named = {n: find_form(forms, n, x).leave(side, x) for n, x in named.items()}
+        both = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
+        return replace(found, gradients={one: named[two] for one, two in both if two in named})
+
+    def _rounding_seed(self, name: str, step: int) -> int:
+        return [*self.workers].index(name) + 1_000 * step + 1_000_003 * self.pair.seed
 
     def targets(self, name: str, step: int) -> list[Array]:
         """Return the inputs of the loss of a worker in a step."""
