@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import math
@@ -56,6 +57,9 @@ class UserProgram:
         """Compute in `dtype` from now on: a loss may hold tensors, such as the weights of classes."""
         if isinstance(self._given_loss, self.backend.MODULE):
             self._loss = self.backend.convert(self.backend.copy_model(self._given_loss), dtype)
+        else:
+            with contextlib.suppress(Exception):  # what has no copy is used as it is
+                self._loss = copy.deepcopy(self._given_loss)  # it may count its calls: the twin counts its own
         self.reset()
 
     def reset(self) -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from helpers.pair_models import ComparePair
+from parity.backend.registry import make_backend
+from parity.backend.user_program import UserProgram
 from parity.errors import InputError
 from parity.pairs.causes_of_programs import (
     LossEvidence,
@@ -605,3 +607,22 @@ def test_the_limits_of_a_binary_cross_entropy_are_equal(compare_pair: ComparePai
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
     assert outcome.verdict == "equal", outcome.sentence()
+
+
+class Counting:
+    """A loss that grows with each of its calls."""
+
+    calls = 0
+
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.calls * scores.sum()
+
+
+def test_a_model_and_its_twin_do_not_share_what_a_loss_keeps() -> None:
+    loss, scores, backend = Counting(), torch.ones(3, requires_grad=True), make_backend("torch")
+    programs = [UserProgram(backend, loss, None) for _ in range(2)]
+    for one in programs:
+        one.convert("float64")
+    assert [one.compute_loss(scores, []).item() for one in programs * 2] == [3, 3, 6, 6]
+    assert loss.calls == 0
