@@ -180,11 +180,11 @@ class WatchedModel(ObservedModel):
         given = [self._given(x) for x in targets]
         try:
             with rounding or contextlib.nullcontext():
-                self._loss = self.program.compute_loss(self._result, given)
+                self._loss = self._call_loss(given)
         except Exception:
             if rounding is None:
                 raise
-            self._loss = self.program.compute_loss(self._result, given)  # a moved number may be no probability any more
+            self._loss = self._call_loss(given)  # a moved number may be no probability any more
         for name, gradient in (added.gradients if added else {}).items():
             output = self._outputs[name]
             self._loss = self._loss + ((output - output.detach()) * self._like(output, gradient)).sum()
@@ -200,7 +200,7 @@ class WatchedModel(ObservedModel):
         found = []
         for context in (contextlib.nullcontext(), rounding):
             with context:
-                loss = self.program.compute_loss(self._result, given)
+                loss = self._call_loss(given)
                 gradients = self.backend.gradients_of(loss, list(wanted.values()))
             arrays = [None if gradient is None else self.backend.to_numpy(gradient) for gradient in gradients]
             found.append((float(self.backend.to_numpy(loss).reshape(-1)[0]), dict(zip(wanted, arrays, strict=True))))
@@ -208,6 +208,10 @@ class WatchedModel(ObservedModel):
         (value, own), (moved_value, moved) = found
         differences = {n: np.asarray(x - moved[n]) for n, x in own.items() if x is not None and moved[n] is not None}
         return LossRounding(moved_value - value, differences)
+
+    def _call_loss(self, targets: Sequence[Tensor]) -> Tensor:
+        self.watch.begin_loss()
+        return self.program.compute_loss(self._result, targets)
 
     def outputs(self) -> list[Tensor]:
         """Return the outputs of the last `run`."""

@@ -48,9 +48,14 @@ class Watch:
         self.narrow: list[dict[str, Any]] = []
         self.scaled: list[dict[str, Any]] = []
         self.random: list[str] = []
+        self._streams = ""
         self._entered: str = ""
         self._states: list[bytes] = []
         self._open: list[dict[str, Any]] = []
+
+    def begin_loss(self) -> None:
+        """Take the following draws from streams for a loss, from the first one on."""
+        self.keys, self.draws, self._streams = {}, [], "loss "
 
     def wants(self, path: str) -> bool:
         """Whether to record the calls of a layer."""
@@ -139,7 +144,7 @@ class Watch:
     def _draw(self, size: int, kind: str, p: float | None = None, chance: float | None = None) -> np.random.Generator:
         number, path = len(self.draws), self.stack[-1] if self.stack else ""
         self.draws.append({"path": path, "size": size, "kind": kind, "p": p, "chance": chance})
-        return stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size)
+        return stream(self.seed, "pair dropout", self.keys.get(number, f"{self._streams}{number}"), size)
 
     def place(self) -> str:
         """Name the place in the model: the layer that is running, and the layer that began last."""

@@ -432,14 +432,21 @@ class ModelService(Service):
             for tensor in self._model.outputs():
                 own.move_numbers(tensor, move)
             rounding = own.moving_results(move)
-        with self._failing("in the loss"):
+        with self._in_loss():
             return self._model.compute_loss(targets, rounding, added)
 
     def measure_rounding(self, targets: Sequence[Array], seed: int) -> LossRounding:
         """Return how far the user's loss of the outputs of the last `run` moves if every number that it computes moves by one ULP."""
         rounding = implementation(self.framework, "moved_results").moving_results(MovedNumbers(seed))
-        with self._failing("in the loss"):
+        with self._in_loss():
             return self._model.measure_rounding(targets, rounding)
+
+    @contextlib.contextmanager
+    def _in_loss(self) -> Iterator[None]:
+        """A context in which a loss draws from the shared streams, and an exception becomes one line."""
+        self._replaced.running = self
+        with self._failing("in the loss"), self._replaced.watching(self._model.watch):
+            yield
 
     def backward_loss(self) -> Record:
         """Run backward from the user's loss; return what `backward` returns, and the gradients of the outputs (`output/NAME`)."""

@@ -533,7 +533,11 @@ def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:
     )
     same = {"torch": {"": ours}, "paddle": {"": ours}}
     cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 1.5}, {"": ours}, same, []))
-    assert cause and cause.sentence == "the losses differ by 0.5, which depends on no output: their gradients are equal"
+    assert (
+        cause
+        and cause.sentence
+        == "the losses differ by 0.5, and their gradients are equal: one adds a constant, or limits its value"
+    )
     ignoring = {"torch": {"": ours}, "paddle": {"": ours * (np.arange(4) != 2)[:, None]}}
     cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 1.0}, {"": ours}, ignoring, []))
     assert cause and cause.sentence == (
@@ -626,3 +630,39 @@ def test_a_model_and_its_twin_do_not_share_what_a_loss_keeps() -> None:
         one.convert("float64")
     assert [one.compute_loss(scores, []).item() for one in programs * 2] == [3, 3, 6, 6]
     assert loss.calls == 0
+
+
+DRAWING = {
+    "torch": "scores[torch.randperm(6)] + torch.randn(6, 10), labels",
+    "paddle": "scores[paddle.randperm(6)] + paddle.randn([6, 10]), labels",
+}
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_losses_draw_the_same_random_numbers(compare_pair: ComparePair, factor: int, tmp_path: Path) -> None:
+    losses = {}
+    for side in SIDES:
+        text = f"return {factor if side == 'paddle' else 1} * cross_entropy({DRAWING[side]})"
+        code = f"import {side}\nfrom {side}.nn.functional import cross_entropy\ndef loss(scores, labels):\n    {text}\n"
+        (tmp_path / f"drawing_{side}.py").write_text(code)
+        losses[side] = f"{tmp_path}/drawing_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=3, program=given)
+    assert outcome.verdict == ("equal" if factor == 1 else "different"), outcome.sentence()
+    assert factor == 1 or "times 2" in outcome.sentence()
+
+
+GAUSSIAN = "from {side}.nn import functional as F\ndef loss(scores, labels):\n    return "
+GAUSSIAN += "F.gaussian_nll_loss(scores[:, :5], 0 * scores[:, :5], F.softplus(scores[:, 5:]))\n"
+
+
+def test_paddle_gives_the_variance_of_a_gaussian_loss_no_gradient(compare_pair: ComparePair, tmp_path: Path) -> None:
+    """See docs/differences.md."""
+    for side in SIDES:
+        (tmp_path / f"gaussian_{side}.py").write_text(GAUSSIAN.format(side=side))
+    losses = {side: f"{tmp_path}/gaussian_{side}.py:loss" for side in SIDES}
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("backward", "(output)")
+    worst = outcome.verdicts.stages["forward"].worst
+    assert worst and worst.error < 1e-12
