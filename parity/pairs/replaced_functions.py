@@ -139,6 +139,7 @@ class Replaced:
             self._functions |= own.replacements(self._draw, self._variance, self._rounds, self._scale)
             if compiled:
                 self._functions = {function: own.not_compiled(new) for function, new in self._functions.items()}
+            self._functions = _named(self._functions)
         self._layers += map(vars, layers)
         replace_everywhere(self._functions, self._undo, self._layers, tables=True)
 
@@ -203,10 +204,13 @@ def observing(framework: str, dropped: Callable[[Array, float], None] | None, cl
     with contextlib.ExitStack() as undo:
         dropouts: Functions = own.observed(dropped) if dropped else {}
         functions = {**dropouts, **_observed_clips(utilities, clips)}
-        # A compiler asks functions for their names.
-        named = {function: functools.update_wrapper(new, function) for function, new in functions.items()}
-        replace_everywhere(named, undo)
+        replace_everywhere(_named(functions), undo)
         yield
+
+
+def _named(functions: Functions) -> Functions:
+    """Give the substitutes the names of the functions, for which a compiler asks."""
+    return {function: functools.update_wrapper(new, function) for function, new in functions.items()}
 
 
 def _observed_clips(utilities: ModuleType, clips: Clips) -> Functions:

@@ -666,3 +666,21 @@ def test_paddle_gives_the_variance_of_a_gaussian_loss_no_gradient(compare_pair: 
     assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("backward", "(output)")
     worst = outcome.verdicts.stages["forward"].worst
     assert worst and worst.error < 1e-12
+
+
+COMPILED = """
+import {side}
+{decorator}
+def loss(scores, labels):
+    return {side}.nn.functional.cross_entropy(scores, labels)
+"""
+
+
+def test_a_compiled_loss_is_compared(compare_pair: ComparePair, tmp_path: Path) -> None:
+    losses = {}
+    for side, decorator in zip(SIDES, ('@torch.compile(backend="eager")', ""), strict=True):
+        (tmp_path / f"compiled_{side}.py").write_text(COMPILED.format(side=side, decorator=decorator))
+        losses[side] = f"{tmp_path}/compiled_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
+    assert outcome.verdict == "equal", outcome.sentence()
