@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import paddle
 from paddle import Tensor
 
-from paddle_impl.cpu_functions import array, is_eager_on_cpu
+from paddle_impl.cpu_functions import array, has_array
 from paddle_impl.operator_hooks import operator_hook
 from parity.arrays import Array
 
@@ -28,19 +27,19 @@ COPIES = frozenset(
 
 
 def move_numbers(tensor: Tensor, move: Callable[[Array], Array]) -> None:
-    """Replace the numbers of a float64 tensor by `move(numbers)`, in place and unseen by autograd.
+    """Replace the numbers of a float64 or float32 tensor by `move(numbers)`, in place and unseen by autograd.
 
     Numbers that share memory, as in an expanded tensor, stay as they are.
     """
     # DIFFERS: only on the CPU is there a way that autograd does not see.
-    if tensor.dtype == paddle.float64 and is_eager_on_cpu(tensor) and tensor.size and tensor.is_contiguous():
+    if has_array(tensor) and tensor.size and tensor.is_contiguous():
         numbers = array(tensor)
         numbers[...] = move(numbers)
 
 
 @contextlib.contextmanager
 def moving_results(move: Callable[[Array], Array]) -> Iterator[None]:
-    """A context in which `move_numbers` moves every float64 tensor that an operator computes.
+    """A context in which `move_numbers` moves every tensor that an operator computes.
 
     Operators keep their results for the backward pass, which then gets the moved numbers as well. Views of operands stay as they are.
     """

@@ -29,18 +29,18 @@ COPIES = frozenset(
 
 
 def move_numbers(tensor: Tensor, move: Callable[[Array], Array]) -> None:
-    """Replace the numbers of a float64 tensor by `move(numbers)`, in place and unseen by autograd.
+    """Replace the numbers of a float64 or float32 tensor by `move(numbers)`, in place and unseen by autograd.
 
     Numbers that share memory, as in an expanded tensor, stay as they are.
     """
     shares = any(not stride and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    if tensor.dtype == torch.float64 and not shares:
+    if tensor.dtype in (torch.float64, torch.float32) and not shares:
         tensor.data.copy_(torch.from_numpy(move(tensor.detach().cpu().numpy())))
 
 
 @contextlib.contextmanager
 def moving_results(move: Callable[[Array], Array]) -> Iterator[None]:
-    """A context in which `move_numbers` moves every float64 tensor that an operator computes.
+    """A context in which `move_numbers` moves every tensor that an operator computes.
 
     Operators keep their results for the backward pass, which then gets the moved numbers as well. Views of operands stay as they are.
     """

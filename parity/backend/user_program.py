@@ -42,8 +42,8 @@ class UserProgram:
         self, backend: Backend, loss: Callable[..., Any] | None, make_optimizer: Callable[[Module], Any] | None
     ) -> None:
         self.backend, self.make_optimizer = backend, make_optimizer
-        self._given_loss = loss
-        self._loss = loss
+        self._given_loss = self._loss = loss
+        self._dtype: str | None = None
         self._last_loss: Tensor | None = None
         self._steppers: list[Any] = []
         self._schedulers: list[Any] = []
@@ -55,16 +55,18 @@ class UserProgram:
 
     def convert(self, dtype: str) -> None:
         """Compute in `dtype` from now on: a loss may hold tensors, such as the weights of classes."""
-        if isinstance(self._given_loss, self.backend.MODULE):
-            self._loss = self.backend.convert(self.backend.copy_model(self._given_loss), dtype)
-        else:
-            with contextlib.suppress(Exception):  # what has no copy is used as it is
-                self._loss = copy.deepcopy(self._given_loss)  # it may count its calls: the twin counts its own
+        self._dtype = dtype
         self.reset()
 
     def reset(self) -> None:
-        """Forget the optimizers: they must be made again."""
+        """Start again: the optimizers must be made again, and the loss forgets what it has kept, such as a count of its calls."""
         self.optimizers = []
+        if isinstance(self._given_loss, self.backend.MODULE):
+            copied = self.backend.copy_model(self._given_loss)
+            self._loss = self.backend.convert(copied, self._dtype) if self._dtype else copied
+        else:
+            with contextlib.suppress(Exception):  # what has no copy is used as it is
+                self._loss = copy.deepcopy(self._given_loss)
 
     def start(self, model: Module) -> None:
         """Make fresh optimizers of `model`. `InputError` if the factory returns something else."""

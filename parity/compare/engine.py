@@ -19,7 +19,7 @@ from parity.compare.noise_model import rounded_differences
 from parity.compare.outcome import Outcome
 from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
-from parity.compare.source import Source
+from parity.compare.source import Rounded, Source
 from parity.compare.tolerances import MOST_ROUNDING, MULTIPLIED, ONE_STEP, kink_tolerance
 from parity.compare.verdicts import EQUAL, STAGES, Verdicts, stage_of
 from parity.compare.worst_elements import worst_elements
@@ -132,7 +132,7 @@ def _one_rounded_step(source: Source, outcome: Outcome) -> None:
         stage = stage_of(1, tensor.phase, outcome.asked)
         if not stage:
             continue
-        cause = partial(_rounded_cause, source, outcome, tensor.layers[0], outcome.sides[side])
+        cause = partial(_rounded_cause, source, outcome, tensor, outcome.sides[side])
         worst = partial(worst_elements, *tensor.sides)
         add = partial(outcome.verdicts.add, stage, 1, difference, tensor.layers, cause, worst=worst)
         if tensor.inner and not difference.equal and not source.incomplete:
@@ -153,11 +153,13 @@ def _known_cause(difference: Difference) -> Cause | None:
     return difference.cause if isinstance(difference, ExplainedDifference) else None
 
 
-def _rounded_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
-    """Return why a side is far from float64: it raised an error, the settings of the layer differ, or the cause is unknown."""
+def _rounded_cause(source: Source, outcome: Outcome, tensor: Rounded, side: str) -> Cause:
+    """Return why a side is far from float64: it raised an error, losses or settings of the layer differ, or the cause is unknown."""
     if side in source.failed:
         return failure_cause(source.failed, source.sides)
-    if known := outcome.differences_at(layer):
+    if found := source.cause_of_rounded(tensor):
+        return found
+    if known := outcome.differences_at(tensor.layers[0]):
         return Cause(known)
     reference = spoken_name(outcome.sides[0])
     return Cause(

@@ -209,6 +209,10 @@ class Source(ABC):
     def rounded_step(self, seed: int | None) -> Iterable[Rounded]:
         """Run one step in `dtype` from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and with float64."""
 
+    def cause_of_rounded(self, tensor: Rounded) -> Cause | None:
+        """Return why a tensor of the last `rounded_step` differs, None if that is unknown."""
+        return None
+
     @abstractmethod
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
         """Take the first `steps` steps again; yield the losses by side, and the outputs of all layers with kinks."""

@@ -6,22 +6,26 @@ import numpy as np
 
 from parity.arrays import Array
 
+SHORTER = {"float64": np.float32, "float32": np.float16}
+"""Dtype -> one that holds its numbers of few digits."""
+
 
 class MovedNumbers:
-    """Moves each float64 number of an array by one unit in the last place, up or down at random.
+    """Moves each number of an array by one unit in the last place, up or down at random.
 
-    A number that float32 holds exactly stays as it is, such as 0, 1 and 1 minus a label: it is most likely exact.
+    A number of few digits stays as it is, such as 0, 1 and 1 minus a label: it is most likely exact.
     """
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
 
     def __call__(self, numbers: Array) -> Array:
-        """Return the moved numbers; those of another dtype as they are."""
-        if numbers.dtype != np.float64:
+        """Return the moved numbers of an array of float64 or float32; any other array as it is."""
+        shorter = SHORTER.get(numbers.dtype.name)
+        if shorter is None:
             return numbers
         up = self._random.integers(0, 2, numbers.shape, bool)
         with np.errstate(over="ignore", invalid="ignore"):
-            stays = ~np.isfinite(numbers) | (numbers.astype(np.float32) == numbers)
-            moved = np.nextafter(numbers, np.where(up, np.inf, -np.inf))
+            stays = ~np.isfinite(numbers) | (numbers.astype(shorter) == numbers)
+            moved = np.nextafter(numbers, np.where(up, np.inf, -np.inf).astype(numbers.dtype))
         return np.where(stays, numbers, moved)

@@ -122,8 +122,9 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
             distance(evidence.gradients["torch"][n], evidence.gradients["paddle"].get(n)) <= evidence.match
             for n in names
         ):
+            by = f"{b - a:.{4 if evidence.rounding else 7}g}"
             return Cause(
-                f"the losses differ by {b - a:.7g}, and their gradients are equal: one adds a constant, or limits its value"
+                f"the losses differ by {by}, and their gradients are equal: one adds a constant, or limits its value"
             )
         return None
     words = "the values of the losses are equal, their gradients are not: " if is_same_value and said else ""

@@ -87,6 +87,7 @@ class ModelSource(Source):
         """Their layers -> the norms of the gradients of outputs, on both sides."""
         self.is_idle = True
         """Whether no optimizer of the user has taken a step so far."""
+        self._loss_evidence: LossEvidence | None = None
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -195,7 +196,15 @@ class ModelSource(Source):
             return
         runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=moved.get(name)), names)
         yield from self._rounded(alignment.forward(session.alignment(runs), "forward", *_three(runs)))
-        backs = session.backward(session.seeds(runs)[1], names)
+        losses, seeds = session.seeds(runs, moved=moved)
+        backs = session.backward(seeds, names)
+        if seeds is None:
+            if seed is None:
+                self._loss_evidence = _loss_evidence(session, 1, losses, runs, backs)
+            values = {name: np.array([loss]) for name, loss in losses.items()}
+            yield Rounded("loss/loss", (values["torch"], values["paddle"]), values[EXACT])
+            starts = {name: alignment.starts_of(record) for name, record in backs.items()}
+            yield from self._rounded(alignment.outputs("backward", *_three(starts)))
         yield from self._rounded(alignment.backward(session.alignment(runs), *_three(backs)))
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, names, gradients_of)
@@ -215,6 +224,18 @@ class ModelSource(Source):
                 arrays, before = (states["torch"].get(name), states["paddle"].get(name)), session.state[name]
                 share = distance(after, before.astype(after.dtype))
                 yield Rounded(f"update/{name}", arrays, after, session.owners[name], share=share)
+
+    def cause_of_rounded(self, tensor: Rounded) -> Cause | None:
+        """Return why users' losses differ."""
+        if not self._loss_evidence or not _shows_losses(tensor.name):
+            return None
+        what = "loss" if tensor.phase == "loss" else "gradient of the loss"
+        names = (NAMES["torch"], NAMES["paddle"], f"{NAMES['torch']} in float64")
+        arrays = zip(names, (*tensor.sides, tensor.exact), strict=True)
+        infinite = [name for name, array in arrays if array is not None and not np.isfinite(array).all()]
+        if infinite:
+            return Cause(f"the {what} is not finite in {' and '.join(infinite)}", generic=True)
+        return find_loss_cause(self._loss_evidence)
 
     def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
         for c in found:
@@ -344,7 +365,7 @@ class ModelStep(Step):
             source.note_means(runs)
         if seeds is None:
             backs = session.backward(None, source.names)  # the gradients of the outputs show why the losses differ
-            self._note_losses(runs, backs)
+            self._loss_evidence = _loss_evidence(session, self.number, losses, runs, backs)
         if whole or (seeds is None and source.dtype == "float64"):
             here, there, twins = source.sides_of({name: np.array([loss]) for name, loss in losses.items()})
             yield Compared("loss/loss", None, here, there, tuple(twins))
@@ -368,14 +389,6 @@ class ModelStep(Step):
         yield from self._updates()
         if is_compared:
             yield from self._averages()
-
-    def _note_losses(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> None:
-        """Keep the losses, the outputs and their gradients, and the targets, in which a cause is searched."""
-        starts = {side: alignment.starts_of(backs[side]) for side in SIDES}
-        place = {two: one for one, two in alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)}
-        starts["paddle"] = {place.get(n, n): x for n, x in starts["paddle"].items()}
-        targets = self.session.pair.program.targets_of(self.number)
-        self._loss_evidence = LossEvidence(self.losses, runs["torch"].outputs, starts, targets)
 
     def _steps_of_optimizers(self) -> Iterator[Compared]:
         """Yield gradients that clipping has changed on one side at least, and the state that the users' optimizers keep."""
@@ -544,7 +557,7 @@ class ModelStep(Step):
     def _cause_of_program(self, tensor: Tensor) -> Cause | None:
         """Return the cause of a difference that a user's loss or optimizer makes."""
         phase, _, name = tensor.name.partition("/")
-        if self._loss_evidence and (phase == "loss" or (phase == "backward" and name.startswith("(output)"))):
+        if self._loss_evidence and _shows_losses(tensor.name):
             return find_loss_cause(self._loss_evidence)
         if not self.session.described or phase not in ("clipped", "state", "update"):
             return None
@@ -614,6 +627,23 @@ def _max_pool(call: Call) -> MaxPool | None:
     if call.unit.kind != "MaxPool2d" or not all(isinstance(number, int) for number in (size, stride, padding)):
         return None
     return MaxPool("pool", size or 0, stride or 0, padding or 0, bool(settings.get("ceil_mode")))
+
+
+def _loss_evidence(
+    session: Session, step: int, losses: Mapping[str, float], runs: Mapping[str, ModelRun], backs: Mapping[str, Record]
+) -> LossEvidence:
+    """Return the losses, the outputs and their gradients, and the targets, in which a cause is searched."""
+    starts = {side: alignment.starts_of(backs[side]) for side in SIDES}
+    place = {two: one for one, two in alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)}
+    starts["paddle"] = {place.get(n, n): x for n, x in starts["paddle"].items()}
+    targets = session.pair.program.targets_of(step)
+    rounding = 0.0 if session.dtype == "float64" else ONE_STEP[session.dtype]
+    return LossEvidence({s: losses[s] for s in SIDES}, runs["torch"].outputs, starts, targets, rounding)
+
+
+def _shows_losses(name: str) -> bool:
+    """Whether the losses alone decide on a tensor of this name."""
+    return name.startswith(("loss/", "backward/(output)"))
 
 
 def _three(found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:

@@ -745,15 +745,22 @@ class Session:
         return Seen(sides[0], self.pairing.partner("paddle")) if len(sides) == 1 else None
 
     def seeds(
-        self, runs: Mapping[str, ModelRun], step: int = 1, adds_rounding: bool = False
+        self,
+        runs: Mapping[str, ModelRun],
+        step: int = 1,
+        adds_rounding: bool = False,
+        moved: Mapping[str, int] | None = None,
     ) -> tuple[dict[str, float], dict[str, Record] | None]:
         """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss.
 
-        `adds_rounding`: the twins have the rounding of Paddle's loss, too.
+        `adds_rounding`: the twins have the rounding of Paddle's loss, too. `moved` are the seeds with which losses of workers are rounded
+        otherwise, by default those of the twins: no move of a weight shows the rounding of 1 - p.
         """
         if self.pair.program.loss:
             added = self._measure_rounding(runs, step) if adds_rounding else None
-            return self.everywhere(functools.partial(self._loss, step=step, added=added), runs), None
+            if moved is None:
+                moved = {name: self._rounding_seed(name, step) for name in runs if name not in (*SIDES, EXACT)}
+            return self.everywhere(functools.partial(self._loss, step=step, moved=moved, added=added), runs), None
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
@@ -764,18 +771,15 @@ class Session:
             found[name] = {place[n]: round_to(gradient, self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
 
-    def _loss(self, name: str, step: int, added: LossRounding | None) -> float:
-        """Return a worker's user loss. In a twin, what the loss computes is rounded otherwise: no move of a weight shows that of 1 - p.
-
-        What is `added` to that of a twin has PyTorch's names.
-        """
+    def _loss(self, name: str, step: int, moved: Mapping[str, int], added: LossRounding | None) -> float:
+        """Return a worker's user loss. What is `added` to that of a twin has PyTorch's names."""
         if name in (*SIDES, EXACT):
-            return self.workers[name].compute_loss(self.targets(name, step))
+            added = None
         if added:
             forms = self.pair.output_forms
             own = {n: find_form(forms, n, x).enter(side_of(name), x) for n, x in added.gradients.items()}
             added = replace(added, gradients=own)
-        return self.workers[name].compute_loss(self.targets(name, step), self._rounding_seed(name, step), added)
+        return self.workers[name].compute_loss(self.targets(name, step), moved.get(name), added)
 
     def _measure_rounding(self, runs: Mapping[str, ModelRun], step: int) -> LossRounding:
         """Return how far rounding moves Paddle's loss, with PyTorch's names. The twins of PyTorch's model show that of PyTorch's loss."""

@@ -684,3 +684,24 @@ def test_a_compiled_loss_is_compared(compare_pair: ComparePair, tmp_path: Path) 
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
     assert outcome.verdict == "equal", outcome.sentence()
+
+
+IN_FLOAT32 = {
+    "equal": "functional.cross_entropy(scores, labels)",
+    "label smoothing: PyTorch 0, Paddle 0.1": "functional.cross_entropy(scores, labels, label_smoothing=0.1)",
+    "the losses differ by 1, and their gradients are equal": "functional.cross_entropy(scores, labels) + 1",
+    "the loss is not finite in Paddle": "functional.cross_entropy(scores, labels) + float('inf')",
+}
+
+
+@pytest.mark.parametrize("named", IN_FLOAT32)
+def test_losses_are_compared_in_float32(compare_pair: ComparePair, named: str, tmp_path: Path) -> None:
+    losses = {}
+    for side, name in zip(SIDES, ("equal", named), strict=True):
+        code = f"from {side}.nn import functional\ndef loss(scores, labels):\n    return {IN_FLOAT32[name]}\n"
+        (tmp_path / f"float32_{side}.py").write_text(code)
+        losses[side] = f"{tmp_path}/float32_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given, dtype="float32")
+    assert outcome.verdict == ("equal" if named == "equal" else "different")
+    assert named == "equal" or (outcome.first and outcome.first.phase == "loss" and named in outcome.sentence())
