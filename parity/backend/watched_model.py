@@ -15,6 +15,7 @@ from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.backend.user_program import AVERAGE, UserProgram
 from parity.modules.description import below
+from parity.modules.function_calls import LOSS
 from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.optimizer_description import OptimizerDescription
@@ -178,6 +179,9 @@ class WatchedModel(ObservedModel):
             if self.backend.needs_gradient(tensor):
                 self.backend.on_gradient(tensor, functools.partial(self._note_output_gradient, name))
         given = [self._given(x) for x in targets]
+        if self.functions:
+            self.functions.know({f"target {i}": tensor for i, tensor in enumerate(given)})
+            self.functions.enter(LOSS, [])
         try:
             with rounding or contextlib.nullcontext():
                 self._loss = self._call_loss(given)
@@ -185,6 +189,8 @@ class WatchedModel(ObservedModel):
             if rounding is None:
                 raise
             self._loss = self._call_loss(given)  # a moved number may be no probability any more
+        if self.functions:
+            self.functions.leave(LOSS, [self._loss])
         for name, gradient in (added.gradients if added else {}).items():
             output = self._outputs[name]
             self._loss = self._loss + ((output - output.detach()) * self._like(output, gradient)).sum()
@@ -279,8 +285,9 @@ class WatchedModel(ObservedModel):
         self._output_gradients[name] = self.backend.to_numpy(gradient)
 
     def origins(self) -> dict[str, str]:
-        """Return the origins of the outputs of the last `run`, while `functions` records."""
-        return self.functions.origins(self._outputs) if self.functions else {}
+        """Return the origins of the outputs of the last `run`, and of the loss if it was computed, while `functions` records."""
+        loss = {} if self._loss is None else {LOSS: self._loss}
+        return self.functions.origins(self._outputs | loss) if self.functions else {}
 
     def _given(self, array: Array) -> Tensor:
         """An input of the model."""

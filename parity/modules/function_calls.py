@@ -26,12 +26,15 @@ SCALARS = {
 }
 """Activation -> what its layer in PyTorch passes by name. It is recorded without the name, as if Paddle's layer had passed it."""
 
+LOSS = "the loss"
+"""The path of what a user's loss calls, and the name of its result."""
+
 
 class FunctionCalls:
     """The record of one run. A tensor has an origin: "12.0" is the first output of call 12.
 
-    The origin of an input is "input" with its argument's number, that of a weight "weight" with its name, and that of a tensor from
-    elsewhere "other" with a number. `arrays` holds the wanted values by origin.
+    The origin of an input is "input" with its argument's number, that of an input of the loss "target" with its number, that of a weight
+    "weight" with its name, and that of a tensor from elsewhere "other" with a number. `arrays` holds the wanted values by origin.
 
     `calls` holds {name, function, path, arguments, inputs, outputs, graded}: the one name of both frameworks, the name by which a
     program calls it, the layer in whose forward it was called, the arguments as in a program (`$0` is the first tensor), the origins of
@@ -70,7 +73,11 @@ class FunctionCalls:
         self._alive: list[Any] = []  # so that no other tensor gets the same id
         self._open: list[tuple[str, list[str]]] = []
         self._others = 0
-        for origin, tensor in known.items():
+        self.know(known)
+
+    def know(self, tensors: Mapping[str, Any]) -> None:
+        """Note tensors that no recorded call makes, by their origins."""
+        for origin, tensor in tensors.items():
             self._put(tensor, origin)
 
     @contextlib.contextmanager

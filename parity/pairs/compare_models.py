@@ -460,7 +460,7 @@ def name_calls(session: Session, outcome: PairOutcome, needed: bool) -> FirstCal
         verdicts.first = found.describe(verdicts.first)
     if verdicts.largest and (larger := find_call_of_largest(session, verdicts.largest)):
         verdicts.largest = larger.describe(verdicts.largest)
-    return found
+    return found if verdicts.first.phase != "loss" else None  # a loss is no call to repeat
 
 
 def assert_models_equal(torch: Any, paddle: Any, inputs: Any = None, **arguments: Any) -> PairOutcome:

@@ -23,6 +23,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.relative_error import distance, norm, relative_l2
 from parity.compare.verdicts import Divergence
+from parity.modules.function_calls import LOSS
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call
@@ -122,16 +123,21 @@ def is_explained(first: Divergence) -> bool:
 
 
 def run_recorded(
-    session: Session, train: bool, record: bool, wanted: Mapping[str, Sequence[str]], step: int = 1
+    session: Session,
+    train: bool,
+    record: bool,
+    wanted: Mapping[str, Sequence[str]],
+    step: int = 1,
+    loss: bool = False,
 ) -> dict[str, ModelRun]:
     """Run both models from the start state, record the functions that they call, and the values of the origins `wanted` by side.
 
-    In training, they get the inputs and the random numbers of `step`.
+    In training, they get the inputs and the random numbers of `step`. With `loss`, the functions of the users' losses are recorded, too.
     """
     session.put({}, SIDES)
 
     def run(side: str) -> ModelRun:
-        return session.run(side, train, record, step=step if train else 0, functions=wanted[side])
+        return session.run(side, train, record, step=step if train else 0, functions=wanted[side], loss=loss)
 
     return session.everywhere(run, SIDES)
 
@@ -151,15 +157,17 @@ def run_backward(session: Session, wanted: Mapping[str, Sequence[str]]) -> tuple
 def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
     """Return the call at which the first divergence arises; None if it is none of a pass, and no gradient that one side lacks.
 
+    Functions of a loss are named only where nothing else explains the difference, and in the first step.
     A forward pass that diverges in a later step runs from the start state, with the inputs and random numbers of that step.
     """
-    if first.phase not in ("eval", "forward", *(("backward", "gradient") if first.step == 1 else ())):
+    of_loss = first.phase == "loss" and first.step == 1 and (first.cause is None or first.generic)
+    if not of_loss and first.phase not in ("eval", "forward", *(("backward", "gradient") if first.step == 1 else ())):
         return None
     if first.phase == "gradient" and not math.isinf(first.error):
         return None
     train = first.phase != "eval"
     try:
-        runs = run_recorded(session, train, True, {side: [] for side in SIDES}, first.step)
+        runs = run_recorded(session, train, True, {side: [] for side in SIDES}, first.step, of_loss)
         aligned = session.alignment(runs)
         start = _first_tensor(first, aligned, runs) if first.step > 1 else first
         if not start:
@@ -250,6 +258,10 @@ class _Search:
                 return None
             starts = {"torch": self.runs["torch"].origins[name], "paddle": self.runs["paddle"].origins[other]}
             to = "the output"
+        elif self.first.phase == "loss":
+            self._know(pairs, "all")
+            self._know_outputs()
+            starts, to = {side: self.runs[side].origins[LOSS] for side in SIDES}, f"in {LOSS}"
         else:
             return None
         return self._forward(starts, to)
@@ -292,10 +304,20 @@ class _Search:
             self.partner[f"weight {name_in(where['torch'])}"] = f"weight {name_in(where['paddle'])}"
         self.partner |= {f"input {i}": f"input {i}" for i in range(len(self.session.inputs))}
 
+    def _know_outputs(self) -> None:
+        """Note that what the models return is equal, and so are the inputs of the losses."""
+        origins = [self.runs[side].origins for side in SIDES]
+        for names in alignment.returned(self.runs["torch"].outputs, self.runs["paddle"].outputs, "fiub"):
+            one, two = (own[name] for own, name in zip(origins, names, strict=True))
+            self.partner[one] = two
+            for side, origin in zip(SIDES, (one, two), strict=True):
+                self.outputs[side].setdefault(origin, f"output {names[0]} of the model")
+        self.partner |= {f"target {i}": f"target {i}" for i in range(len(self.session.targets("torch", 1)))}
+
     def _forward(self, starts: Mapping[str, str], to: str) -> FirstCall | None:
         far = {side: self._back(side, starts[side], self.outputs[side]) for side in SIDES}
         wanted = {side: [starts[side], *self._tensors(side, far[side])] for side in SIDES}
-        runs = run_recorded(self.session, self.train, False, wanted, self.first.step)
+        runs = run_recorded(self.session, self.train, False, wanted, self.first.step, self.first.phase == "loss")
         values = {side: run.arrays for side, run in runs.items()}
         same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance, self.masks_alike)
         aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
@@ -479,7 +501,7 @@ class _Search:
         if max(map(len, names.values())) <= MOST_NAMES:
             said = " " + "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
         if to.startswith("in "):
-            return f"{to}{said}"
+            return f"{to}{said}" if said or to != f"in {LOSS}" else ""
         begin = self._begin(between)
         return f"between {begin} and {to}{said}" if begin else f"before {to}{said}"
 
@@ -600,8 +622,9 @@ class _Search:
             return name
         if kind == "input":
             return f"input {self.session.label(name)} of the model"
-        if kind == "other":
-            return "a constant" if name.isdigit() else f"the constant {name}"
+        if kind in ("target", "other"):
+            constant = "a constant" if name.isdigit() else f"the constant {name}"
+            return constant if kind == "other" else f"input {int(name) + 2} of the loss"
         for layer in self.runs[side].layers:
             if layer["path"] and layer["outputs"] == [origin]:
                 return f"the output of {layer['path']}"

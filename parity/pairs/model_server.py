@@ -360,6 +360,7 @@ class ModelService(Service):
         names: Sequence[str | None] = (),
         functions: Sequence[str] | None = None,
         uncompiled: bool = False,
+        targets: Sequence[Array] | None = None,
     ) -> ModelRun:
         """Run forward.
 
@@ -367,7 +368,7 @@ class ModelService(Service):
         `randomness` records who draws random numbers, and where a narrower dtype appears. `widened` are such places, where the model
         computes in its own dtype. `watched`: functions other than dropout draw from the streams, too. `functions` records the functions
         that the model calls, and the values of the tensors of these origins. `uncompiled`: compiled modules run as they were before, with
-        the modules inside recorded.
+        the modules inside recorded. With the `targets` of the user's loss, it is computed and recorded, too.
         """
         self._replaced.running = self
         watch = self._model.watch
@@ -379,6 +380,8 @@ class ModelService(Service):
             calls = stack.enter_context(self._recording(functions))
             stack.enter_context(self._model.uncompiled() if uncompiled else contextlib.nullcontext())
             outputs = self._model.run(inputs, train, path, names)
+            if targets is not None:
+                self._model.compute_loss(targets)
             origins = self._model.origins()
         seen = (watch.take_arrays(), watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
         run = ModelRun(outputs, *seen)

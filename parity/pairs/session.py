@@ -682,10 +682,11 @@ class Session:
         moved: int | None = None,
         functions: Sequence[str] | None = None,
         uncompiled: bool = False,
+        loss: bool = False,
     ) -> ModelRun:
         """Run forward in one worker, with the dropout masks of `step`. For `functions` see `ModelService.run`.
 
-        Models are `uncompiled` while they are matched.
+        With `loss`, the functions of the user's loss are recorded, too. Models are `uncompiled` while they are matched.
         """
         side = side_of(name)
         wanted = self.wanted[side] if record else []
@@ -702,6 +703,7 @@ class Session:
             watched=self.watched[train],
             functions=functions,
             uncompiled=uncompiled or not self.compiled[side] or randomness or (train and side in self._keeping),
+            targets=self.targets(name, step) if loss else None,
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}

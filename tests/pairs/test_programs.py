@@ -705,3 +705,20 @@ def test_losses_are_compared_in_float32(compare_pair: ComparePair, named: str, t
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given, dtype="float32")
     assert outcome.verdict == ("equal" if named == "equal" else "different")
     assert named == "equal" or (outcome.first and outcome.first.phase == "loss" and named in outcome.sentence())
+
+
+UNKNOWN = "import {side}\nfrom {side}.nn.functional import cross_entropy\ndef loss(scores, labels):\n    "
+UNKNOWN += "return cross_entropy(scores, labels) + {side}.log1p({factor} * scores * scores).mean()\n"
+
+
+def test_the_functions_of_losses_are_named_where_no_formula_explains_them(
+    compare_pair: ComparePair, tmp_path: Path
+) -> None:
+    losses = {}
+    for side, factor in zip(SIDES, (0.5, 0.3), strict=True):
+        (tmp_path / f"unknown_{side}.py").write_text(UNKNOWN.format(side=side, factor=factor))
+        losses[side] = f"{tmp_path}/unknown_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
+    assert outcome.first and outcome.first.phase == "loss"
+    assert "multiply(0.5) in PyTorch, multiply(0.3) in Paddle, in the loss" in outcome.sentence()
