@@ -38,6 +38,8 @@ def compare(compare_pair: ComparePair, torch: str, paddle: str = "", steps: int 
         ("renamed", "adam"),
         ("averaged", ""),
         ("RateByHand", ""),
+        ("Copied", ""),
+        ("rates_of_groups", ""),
     ],
 )
 def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
