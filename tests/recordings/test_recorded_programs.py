@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import warnings
@@ -308,6 +309,55 @@ def test_arguments_by_name_and_outputs_by_name_are_recorded(tmp_path: Path) -> N
     record = read_recording(tmp_path / "torch.run")[0].step(1)
     assert sorted(record.named("input/0")) == ["0", "scale"]
     assert record.named("output/0") == ["scores"]
+
+
+class TorchScaled(torch.nn.Module):
+    """A model that holds a number itself, as a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) * self.scale, self.scale.exp()
+
+
+class PaddleScaled(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = paddle.nn.Linear(4, 3)
+        self.scale = self.create_parameter([1])
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) * self.scale, self.scale.exp()
+
+
+def test_a_model_with_a_number_of_its_own_is_recorded_and_its_copies_are_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, net = TorchScaled(), PaddleScaled()
+    optimizer, x = torch.optim.SGD(model.parameters(), 0.1), torch.ones(8, 4)
+    with parity.record(model, optimizer, tmp_path / "torch.run", 2):
+        for step in range(3):
+            optimizer.zero_grad()
+            outputs = model(x)
+            sum(y.square().mean() for y in outputs).backward()
+            if step == 1:
+                best, start = copy.deepcopy(model), outputs[0].detach()
+            optimizer.step()
+        assert torch.equal(best(x)[0], start) and not torch.equal(model(x)[0], start)
+        best(x)[0].sum().backward()
+    descent = paddle.optimizer.SGD(0.1, parameters=net.parameters())
+    with parity.replay(tmp_path / "torch.run", net, descent, output=tmp_path / "paddle.run") as steps:
+        for given in steps:
+            sum(y.square().mean() for y in net(*given.inputs)).backward()
+            copied = copy.deepcopy(net)
+            descent.step()
+            descent.clear_grad()
+    assert not paddle.equal_all(copied(*given.inputs)[0], net(*given.inputs)[0])
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.explained == ["inner tensors of two shapes, compared in one shape: (output).1 ([] and [1])"]
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
