@@ -22,6 +22,9 @@ from parity.pairs.named_losses import GAMMAS, labels_of, minimize, sigmoid, soft
 FIT = 1e-8
 """Largest relative error at which a sum of terms explains a gradient that has no rounding of its own."""
 
+TERMS = 1e-5
+"""The same at most, with rounding: every term must show."""
+
 SAME = 1e-3
 """Largest relative error at which two settings of a term count as the same, and with which several groups must agree on one."""
 
@@ -62,7 +65,7 @@ def list_term_differences(g: tuple[Array, Array], z: Array, targets: Sequence[Ar
 
     `rounding` is the relative error that gradients have anyway.
     """
-    tolerance = max(FIT, min(rounding, 1e-5))
+    tolerance = max(FIT, min(rounding, TERMS))
     for fit in _ways(z, targets, tolerance):
         found = [fit(x) for x in g]
         if found[0] and found[1] and (said := list(_differences(found[0], found[1]))):

@@ -312,6 +312,18 @@ def test_the_terms_of_a_sum_are_named(
     assert cause and cause.sentence == text
 
 
+def test_small_gradients_with_another_factor_are_seen_with_much_rounding() -> None:
+    z = MAPS - 6  # the gradients of negative targets are small
+    gradients = {}
+    for side, alpha in (("torch", 0.25), ("paddle", 0.75)):
+        outputs = torch.tensor(z, requires_grad=True)
+        sigmoid_focal(outputs, torch.tensor(CLASSES), alpha=alpha).backward()
+        assert outputs.grad is not None
+        gradients[side] = {"": outputs.grad.numpy()}
+    cause = find_loss_cause(LossEvidence({"torch": 1.0, "paddle": 3.0}, {"": z}, gradients, [CLASSES], 5e-4))
+    assert cause and cause.sentence == "alpha of the focal loss: PyTorch 0.25, Paddle 0.75"
+
+
 def test_terms_that_are_not_known_are_not_named() -> None:
     gradients = [RANDOM.standard_normal(MAPS.shape) for _ in range(2)]
     assert list_term_differences((gradients[0], gradients[1]), MAPS, [MASKS, CLASSES, MAPS[::-1]], 0.0) == []

@@ -286,6 +286,40 @@ def test_what_a_loop_clips_is_recorded(tmp_path: Path, calls: Callable[[TorchLin
     assert words in outcome.sentence(), outcome.sentence()
 
 
+@pytest.mark.parametrize(
+    ("limit", "clips", "verdict"), [(0.05, True, "equal"), (0.05, False, "different"), (50.0, True, "different")]
+)
+def test_a_clipping_by_own_code_is_no_difference(tmp_path: Path, limit: float, clips: bool, verdict: str) -> None:
+    torch.manual_seed(0)
+    model, net = TorchLinear(), PaddleLinear()
+    optimizer, x = torch.optim.SGD(model.parameters(), 0.1), torch.randn(8, 3)
+    with parity.record(model, optimizer, tmp_path / "torch.run", 2):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            size = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+            for parameter in model.parameters():
+                parameter.grad *= min(1.0, limit / size) if clips else 1
+            optimizer.step()
+    clip = paddle.nn.ClipGradByGlobalNorm(limit)
+    descent = paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=clip)
+    with parity.replay(tmp_path / "torch.run", net, descent, output=tmp_path / "paddle.run") as steps:
+        for step in steps:
+            net(*step.inputs).square().mean().backward()
+            descent.step()
+            descent.clear_grad()
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.verdict == verdict, outcome.sentence()
+    words = f"clipping of gradients: PyTorch clips nothing, Paddle clips the norm of all gradients to {limit:g}"
+    hint = "" if clips and limit < 1 else words
+    assert " ".join(outcome.conditions).startswith(hint) and bool(outcome.conditions) == bool(hint)
+    assert ("a clipping by own code would not show" in outcome.sentence()) == (limit > 1)
+    if verdict == "equal":
+        assert outcome.explained == [
+            f"{words}; the other program clips by its own code, so gradients are compared after it"
+        ]
+
+
 def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TorchBiased()
