@@ -70,10 +70,8 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
 
 
 def _rounded_rate(rate_of: Callable[[Any], Tensor], rate: float, pair: Sequence[Any]) -> Tensor:
-    """Return the learning rate of a parameter as a tensor: `rate` times the parameter's factor, rounded once.
-
-    DIFFERS: the optimizer multiplies two numbers of float32, whose product is not the rounded rate that a group of PyTorch has.
-    """
+    """Return the learning rate of a parameter as a tensor: `rate` times the parameter's factor, rounded once."""
+    # DIFFERS: the optimizer multiplies two numbers of float32, whose product is not the rounded rate of a group in PyTorch.
     found, factor = rate_of(pair), getattr(pair[0], "optimize_attr", {}).get("learning_rate", 1.0)
     return found if factor == 1 or not isinstance(factor, float) else paddle.full_like(found, np.float32(rate * factor))
 

@@ -471,16 +471,18 @@ def _ratio(a: Array, b: Array) -> float:
 class Clipping:
     """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
 
-    A `factor` that all gradients were multiplied by, before they were clipped, is no clipping: loss scaling, or an average of accumulated
-    gradients.
+    It is `unreached` if the optimizer clips, and changed nothing. A `factor` that all gradients were multiplied by, before they were
+    clipped, is no clipping: loss scaling, or an average of accumulated gradients.
     """
 
     clip: Clip | None
     left_out: Sequence[str] = ()
     factor: float = 1.0
+    unreached: bool = False
 
     def __str__(self) -> str:
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
+        rest = ", which no gradient reaches" if self.unreached else rest
         clips = f"clips {self.clip}{rest}" if self.clip else ""
         if self.factor == 1:
             return clips or "clips nothing"
@@ -588,6 +590,8 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             and found.clip.limit == _round(own.limit or 0)
         ):
             found = Clipping(own)  # the norms of the other groups are below the limit
+        if found == Clipping(None) and own:
+            found = Clipping(own, unreached=True)
         clippings.append(found)
     if any(one and one.clip and one.clip.kind == "global norm" and not one.left_out for one in clippings):
         # After it, nobody sees a division.
@@ -673,7 +677,10 @@ def _without(description: OptimizerDescription, keys: Sequence[str]) -> Optimize
 
 
 def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Return how much of the old average of a weight each program keeps in the first step, if that explains the averages."""
+    """Return how much of the old average of a weight each program keeps in a step, if that explains the averages.
+
+    The start of the evidence is the average before the step.
+    """
     start, kept = evidence.start.get(name), []
     for side in SIDES:
         after, average = evidence.weights[side].get(name), evidence.states[side].get(name, {}).get(AVERAGE)
@@ -687,7 +694,7 @@ def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
     for side, share in zip(SIDES, kept, strict=True):
         if abs(share - 1) <= FIT:
             return Cause(
-                f"only {NAMES[side]}'s average of weights does not take the new weight: it may be updated before the step"
+                f"only {NAMES[side]}'s average of weights does not take the new weight: it may be updated before the step, or less often"
             )
     return Cause(f"the average of weights keeps {kept[0]:.6g} of its old value in PyTorch, {kept[1]:.6g} in Paddle")
 

@@ -268,7 +268,7 @@ class _Classes:
         yield "one for each sample and class", by_sample * classes + by_class
 
     def _overlaps(self, p: Array, used: Array) -> Iterator[_Overlap]:
-        """Yield the Dice losses that may be."""
+        """Yield Dice losses that may be."""
         mask = used[..., None]
         for words, members in self._groups():
             count = int(members.max()) + 1

@@ -46,7 +46,7 @@ class RecordedCalls(Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recording = False  # hooks of the model itself run before its first pass begins
+        self.recording = False  # hooks of the model itself run before its forward pass begins
 
     def begin_pass(self) -> None:
         """Record the calls that follow. An earlier pass may have ended by an error, within layers."""

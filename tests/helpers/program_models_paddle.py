@@ -31,6 +31,11 @@ def adam(model: nn.Layer) -> Any:
     return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05)
 
 
+def clipped(model: nn.Layer) -> Any:
+    clip = nn.ClipGradByGlobalNorm(1e3)
+    return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05, grad_clip=clip)
+
+
 def momentum(model: nn.Layer) -> Any:
     return paddle.optimizer.Momentum(0.02, 0.9, model.parameters())
 

@@ -84,6 +84,13 @@ def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle:
     assert text in outcome.sentence()
 
 
+def test_a_clipping_that_no_gradient_reaches_is_said(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "adam", "clipped")
+    assert outcome.verdict == "equal", outcome.sentence()
+    words = "Paddle's optimizer clips the norm of all gradients to 1000"
+    assert outcome.explained == [f"clipping is not compared, since it changes no gradient here: {words}"]
+
+
 def test_soft_labels_may_add_up_to_one_but_for_rounding(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "momentum", loss="soft_loss")
     assert outcome.verdict == "equal", outcome.sentence()
