@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from parity.arrays import Array
@@ -32,6 +32,24 @@ def tensors_of(backend: Backend, model: Module) -> dict[str, Tensor]:
                 found[below(path, name)] = tensor
                 known.add(id(tensor))
     return found
+
+
+class Hook:
+    """A hook of a model. A copy of the model, or a file of it, gets one that does nothing: programs copy models to average weights."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+
+    def __call__(self, *given: Any) -> None:
+        """Call the function."""
+        self._function(*given)
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[Callable[..., None]]]:
+        return Hook, (_do_nothing,)
+
+
+def _do_nothing(*given: Any) -> None:
+    """Be called by the layers of a copy."""
 
 
 class ObservedModel:
@@ -76,8 +94,8 @@ class ObservedModel:
         """Record the calls of modules; return what removes the hooks."""
         found: list[Any] = []
         for path, module in modules.items():
-            found.append(self.backend.before_forward(module, functools.partial(self._before, path)))
-            found.append(self.backend.after_forward(module, functools.partial(self._after, path)))
+            found.append(self.backend.before_forward(module, Hook(functools.partial(self._before, path))))
+            found.append(self.backend.after_forward(module, Hook(functools.partial(self._after, path))))
         return found
 
     @contextlib.contextmanager

@@ -233,8 +233,9 @@ class Judge:
             ("inner tensors of two shapes, compared in one shape", self._reshaped),
             (HARMLESS, [held.place for held in self._held]),
         ):
-            if places:
-                self.outcome.explained.append(list_places(words, places))
+            text = list_places(words, places)
+            if places and text not in self.outcome.explained:
+                self.outcome.explained.append(text)
         self.outcome.hidden += [held.tensor.layers[0] for held in self._held]
         self._held.clear()
         self._reshaped.clear()

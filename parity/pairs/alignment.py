@@ -245,9 +245,11 @@ def outputs(phase: str, torch: Record, paddle: Record, twins: Sequence[Record]) 
     """
     matched = returned(torch, paddle, "fiub")
     for one, two in matched:
-        a = torch[one]
+        a, b = torch[one], paddle[two]
         moved = tuple(twin[one] for twin in twins if one in twin) if a.dtype.kind == "f" else ()
-        yield Compared(_output(phase, one), None, a, paddle[two], moved)
+        # A single number may have the shape [] or [1], which Paddle had for it before it had [].
+        shapes = (a.shape, b.shape) if a.size == b.size == 1 and a.shape != b.shape else None
+        yield Compared(_output(phase, one), None, a, b.reshape(a.shape) if shapes else b, moved, shapes)
     for name in torch.keys() - {one for one, _ in matched}:
         yield Compared(_output(phase, name), None, torch[name], None)
     for name in paddle.keys() - {two for _, two in matched}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from parity.backend.user_program import AVERAGE
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.named_losses import minimize, name_label_loss, name_loss, name_regulariser
+from parity.pairs.loss_terms import TERMS, list_term_differences
+from parity.pairs.named_losses import labels_of, minimize, name_label_loss, name_loss, name_regulariser, softmax
 from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
@@ -33,6 +35,9 @@ MATCH = 1e-9
 
 FIT = 1e-6
 """Largest relative error at which a cross-entropy explains a gradient."""
+
+MOST_COUNTED = 2000
+"""The largest denominator of a fraction that explains a factor of two losses."""
 
 MOST_STEPS = 64
 """The largest number of steps of a gradient accumulation by which a factor is explained."""
@@ -54,6 +59,9 @@ MOST_SCORES, MIN_SCORES = 20_000, 16
 
 MOST_NUMBERS = 10**7
 """Largest system of equations that explains a cross-entropy."""
+
+UNLIKE = "the losses weigh samples differently"
+"""What is said of two cross-entropies whose samples have other weights, and not those of classes."""
 
 Pair = tuple[Array, Array]
 
@@ -104,17 +112,25 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
     """Return why two losses of equal outputs differ, from the gradients of the outputs."""
     said: list[str] = []
     names = dict.fromkeys(name for side in SIDES for name in evidence.gradients[side])
+    by_text: dict[str, list[str]] = {}
     for name in names:
         g = [evidence.gradients[side].get(name) for side in SIDES]
-        if g[0] is None or g[1] is None:
-            side = SIDES[0] if g[1] is None else SIDES[1]
+        having = [x is not None and (x.any() or not x.size) for x in g]
+        if having[0] != having[1]:
+            side = SIDES[0] if having[0] else SIDES[1]
             said.append(f"only {NAMES[side]}'s loss uses the output {name or 'of the model'}")
             continue
+        if g[0] is None or g[1] is None or g[0].size != g[1].size:
+            continue
+        g[1] = g[1].reshape(g[0].shape) if g[0].size == 1 else g[1]
         if g[0].shape != g[1].shape or distance(g[0], g[1]) <= evidence.match:
             continue
         z = evidence.outputs.get(name)
-        found = _of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence)
-        said += [f"output {name}: {text}" for text in found] if len(names) > 1 else found
+        for text in _of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence):
+            by_text.setdefault(text, []).append(name)
+    for text, places in by_text.items():
+        where = "" if len(places) == len(names) else f"output{'s' * (len(places) > 1)} {few(places)}: "
+        said.append(where + text)
     a, b = (evidence.losses[side] for side in SIDES)
     is_same_value = abs(a - b) <= evidence.match * max(abs(a), abs(b))
     if not said and not is_same_value:
@@ -133,33 +149,30 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
 
 def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[str]:
     """Yield how the gradients of one output differ."""
-    for labels, axis in _labels(g[0].shape, evidence.targets):
+    for labels, axis in labels_of(g[0].shape, evidence.targets):
         if z is None:
             break
         rows = [np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) for x in (*g, z)]
         found = list(_of_labels((rows[0], rows[1]), rows[2], labels, g[0].shape[0], evidence.fit))
+        if found == [UNLIKE]:
+            found = list_term_differences(g, z, evidence.targets, evidence.rounding) or found
         if found:
             yield from found
             return
     ratio = _ratio(*g)
-    if ratio and distance(g[1], ratio * g[0]) <= evidence.match:
+    error = distance(g[1], ratio * g[0]) if ratio else math.inf
+    # With much rounding, gradients that are small beside others may have another factor.
+    if error > min(evidence.match, TERMS) and z is not None and (said := _of_terms(g, z, evidence)):
+        yield from said
+        return
+    if error <= evidence.match:
         a, b = (evidence.losses[side] for side in SIDES)
         value = abs(b - ratio * a) <= evidence.match * abs(b)
         what = "loss and its gradient are" if value else "gradient of the loss is"
         near = f"{ratio:.7g}" == "1"
-        times = f"1 {'-' if ratio < 1 else '+'} {abs(ratio - 1):.1e}" if near else f"{ratio:.7g}"
+        times = f"1 {'-' if ratio < 1 else '+'} {abs(ratio - 1):.1e}" if near else _name_ratio(ratio, evidence.match)
         yield f"Paddle's {what} PyTorch's times {times}{_name_factor(ratio, g[0].shape, evidence.fit)}"
         return
-    if z is not None and z.any():
-        factor = _ratio(z, g[1] - g[0])
-        if distance(g[1] - g[0], factor * z) <= evidence.fit:
-            sign = "plus" if factor > 0 else "minus"
-            times = f"{abs(factor) * z.size / 2:.6g} times the mean of the squares of the output"
-            yield f"Paddle's loss is that of PyTorch {sign} {times}"
-            return
-        if (added := name_regulariser(g[1] - g[0], z, evidence.fit)) is not None:
-            yield f"Paddle's loss is that of PyTorch {added}"
-            return
     functions = [None if z is None else name_loss(x, z, evidence.targets) for x in g]
     if functions[0] != functions[1]:
         named = [f"{NAMES[side]} {text or 'another one'}" for side, text in zip(SIDES, functions, strict=True)]
@@ -172,15 +185,16 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
                 yield f"only {NAMES[side]}'s loss ignores the samples {few(alone)}"
 
 
-def _labels(shape: Sequence[int], targets: Sequence[Array]) -> Iterator[tuple[Array, int]]:
-    """Yield inputs of the loss that may be labels of an output of this shape, flat, and the axis of the classes."""
-    for target in targets:
-        if target.dtype.kind not in "iu" or len(shape) < 2:
-            continue
-        y = target[..., 0] if target.ndim == len(shape) and target.shape[-1] == 1 else target
-        for axis in dict.fromkeys((len(shape) - 1, 1)):
-            if y.shape == tuple(size for i, size in enumerate(shape) if i != axis):
-                yield y.reshape(-1), axis
+def _of_terms(g: Pair, z: Array, evidence: LossEvidence) -> list[str]:
+    """Say which term one loss adds to the other, or how the terms of both differ."""
+    factor = _ratio(z, g[1] - g[0])
+    if z.any() and distance(g[1] - g[0], factor * z) <= evidence.fit:
+        sign = "plus" if factor > 0 else "minus"
+        times = f"{abs(factor) * z.size / 2:.6g} times the mean of the squares of the output"
+        return [f"Paddle's loss is that of PyTorch {sign} {times}"]
+    if z.any() and (added := name_regulariser(g[1] - g[0], z, evidence.fit)) is not None:
+        return [f"Paddle's loss is that of PyTorch {added}"]
+    return list_term_differences(g, z, evidence.targets, evidence.rounding)
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,7 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _Cross
     """
     if z.shape[1] < 3:
         return None
-    p, rows = _softmax(z), np.flatnonzero(g.any(1))
+    p, rows = softmax(z), np.flatnonzero(g.any(1))
     shown = np.where(g.any(1), g.argmin(1), y)
     for labels in (np.where((y >= 0) & (y < z.shape[1]), y, shown), shown):
         factors, smoothing, error = _fit_rows(g, p, labels, rows)
@@ -216,7 +230,7 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _Cross
         return None
     if (weighted := _fit_terms(g, p, y, rows, tolerance)) is not None:
         return _CrossEntropy(weighted[0], y, weighted[1], by_class=True)
-    q, one = _softmax(p[rows]), _one_hot(p, y, rows)
+    q, one = softmax(p[rows]), _one_hot(p, y, rows)
     # Those of the one-hot labels and of the label smoothing, through the first softmax.
     parts = [p[rows] * (inner - (p[rows] * inner).sum(1, keepdims=True)) for inner in (q - one, one - 1 / z.shape[1])]
     basis = np.stack([part.ravel() for part in parts], 1)
@@ -262,12 +276,6 @@ def _fit_terms(g: Array, p: Array, y: Array, rows: Array, tolerance: float) -> t
     return factors, smoothing
 
 
-def _softmax(z: Array) -> Array:
-    p = np.exp(z.astype(np.float64) - z.max(1, keepdims=True))
-    made: Array = p / p.sum(1, keepdims=True)
-    return made
-
-
 def _find_temperature(g: Array, z: Array, y: Array, tolerance: float) -> float | None:
     """Return the number by which a cross-entropy of labels y divides the scores z, if its gradient is then g; else None."""
     rows = np.flatnonzero(g.any(1))[: MOST_SCORES // z.shape[1]]
@@ -276,7 +284,7 @@ def _find_temperature(g: Array, z: Array, y: Array, tolerance: float) -> float |
         return None
 
     def error(power: float) -> float:
-        return _fit_rows(g, _softmax(z * 10.0**-power), y, np.arange(len(g)))[2]
+        return _fit_rows(g, softmax(z * 10.0**-power), y, np.arange(len(g)))[2]
 
     power = minimize(error, -2.0, 2.0)
     return 10.0**power if error(power) <= tolerance else None
@@ -372,7 +380,7 @@ def _compare_temperatures(found: Sequence[float | None]) -> Iterator[str]:
 def _compare_label_losses(fits: Sequence[_CrossEntropy], z: Array, samples: int, tolerance: float) -> str | None:
     """Return the losses of the labels in words, as focal losses, if both are known and differ."""
     is_plain = all(abs(fit.smoothing) <= tolerance for fit in fits)
-    rights = [_softmax(z)[np.arange(len(z)), fit.labels] if is_plain else None for fit in fits]
+    rights = [softmax(z)[np.arange(len(z)), fit.labels] if is_plain else None for fit in fits]
     named = [name_label_loss(fit.factors, p, samples, tolerance) for fit, p in zip(fits, rights, strict=True)]
     return f"loss of the labels: PyTorch {named[0]}, Paddle {named[1]}" if all(named) and named[0] != named[1] else None
 
@@ -391,7 +399,7 @@ def _compare_weights(fits: Sequence[_CrossEntropy], used: Array, y: Array, toler
         own = {int(label): fit.factors[used][y[used] == label] for label in sorted(set(y[used].tolist()))}
         first = next(iter(own.values()))[0]
         if any(np.ptp(factors) > tolerance * abs(first) for factors in own.values()):
-            return "the losses weigh samples differently"
+            return UNLIKE
         digits = min(4, round(-math.log10(tolerance)))
         weights = {label: f"{factors[0] / first:.{digits}g}" for label, factors in own.items()}
         equal = set(weights.values()) == {"1"}
@@ -434,11 +442,18 @@ def _name_factor(ratio: float, shape: Sequence[int], tolerance: float) -> str:
     if len(shape) > 1:
         counts |= {"the size of one sample": size // shape[0], "the last axis": shape[-1]}
     for words, count in counts.items():
-        if count > 1 and abs(ratio / count - 1) <= tolerance:
+        if count > 2 and abs(ratio / count - 1) <= tolerance:
             return f", {words}: reduction"
-        if count > 1 and abs(ratio * count - 1) <= tolerance:
+        if count > 2 and abs(ratio * count - 1) <= tolerance:
             return f", 1 over {words}: reduction"
     return ""
+
+
+def _name_ratio(ratio: float, tolerance: float) -> str:
+    """Write a ratio, and as a fraction if it is one of counts, as of the labels by which two losses divide."""
+    near = Fraction(ratio).limit_denominator(MOST_COUNTED)
+    is_one = tolerance < FIT and near.denominator > 1 and abs(float(near) / ratio - 1) <= tolerance
+    return f"{ratio:.7g}" + (f" = {near}" if is_one and not _is_short(ratio) else "")
 
 
 def _count_steps(factor: float, tolerance: float) -> int:
@@ -459,16 +474,18 @@ def _ratio(a: Array, b: Array) -> float:
 class Clipping:
     """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
 
-    A `factor` that all gradients were multiplied by, before they were clipped, is no clipping: loss scaling, or an average of accumulated
-    gradients.
+    It is `unreached` if the optimizer clips, and changed nothing. A `factor` that all gradients were multiplied by, before they were
+    clipped, is no clipping: loss scaling, or an average of accumulated gradients.
     """
 
     clip: Clip | None
     left_out: Sequence[str] = ()
     factor: float = 1.0
+    unreached: bool = False
 
     def __str__(self) -> str:
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
+        rest = ", which no gradient reaches" if self.unreached else rest
         clips = f"clips {self.clip}{rest}" if self.clip else ""
         if self.factor == 1:
             return clips or "clips nothing"
@@ -576,6 +593,8 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             and found.clip.limit == _round(own.limit or 0)
         ):
             found = Clipping(own)  # the norms of the other groups are below the limit
+        if found == Clipping(None) and own:
+            found = Clipping(own, unreached=True)
         clippings.append(found)
     if any(one and one.clip and one.clip.kind == "global norm" and not one.left_out for one in clippings):
         # After it, nobody sees a division.
@@ -661,7 +680,10 @@ def _without(description: OptimizerDescription, keys: Sequence[str]) -> Optimize
 
 
 def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Return how much of the old average of a weight each program keeps in the first step, if that explains the averages."""
+    """Return how much of the old average of a weight each program keeps in a step, if that explains the averages.
+
+    The start of the evidence is the average before the step.
+    """
     start, kept = evidence.start.get(name), []
     for side in SIDES:
         after, average = evidence.weights[side].get(name), evidence.states[side].get(name, {}).get(AVERAGE)
@@ -675,7 +697,7 @@ def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
     for side, share in zip(SIDES, kept, strict=True):
         if abs(share - 1) <= FIT:
             return Cause(
-                f"only {NAMES[side]}'s average of weights does not take the new weight: it may be updated before the step"
+                f"only {NAMES[side]}'s average of weights does not take the new weight: it may be updated before the step, or less often"
             )
     return Cause(f"the average of weights keeps {kept[0]:.6g} of its old value in PyTorch, {kept[1]:.6g} in Paddle")
 

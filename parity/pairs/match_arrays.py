@@ -58,11 +58,12 @@ def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
 def with_one_shape(models: Sequence[Sequence[Unit]], own: Sequence[Collection[str]]) -> list[list[Unit]]:
     """Return the units of both models with arrays of `own` kinds in the shape that they have in both, without axes of size 1.
 
-    Only shapes that one model has more often than the other are changed: a table [1, 6, 8] may be [6, 8] or [8, 6] on the other side.
+    Only shapes that one model has more often than the other are changed: a table [1, 6, 8] may be [6, 8] or [8, 6] on the other side. An
+    array of one number has the shape [1].
     """
     counts = [Counter(loose_shape(shape) for unit in units for shape in shapes_of(unit).values()) for units in models]
     more = [{_without_ones(shape) for shape in (counts[i] - counts[1 - i])} for i in (0, 1)]
-    wanted = {shape for shape in more[0] & more[1] if shape}
+    wanted = more[0] & more[1]
     return [
         [_reshaped(u, wanted) if u.kind in kinds else u for u in units]
         for units, kinds in zip(models, own, strict=True)
@@ -74,12 +75,12 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _reshaped(unit: Unit, wanted: Collection[tuple[int, ...]]) -> Unit:
-    """Return a unit whose arrays of the `wanted` shapes have no axes of size 1."""
+    """Return a unit whose arrays of the `wanted` shapes have no axes of size 1, but for single numbers."""
     spellings = dict(unit.spellings)
     for name, shape in shapes_of(unit).items():
         own = parse_spelling(unit.spellings[name])
-        if 1 in shape and own.whole and not own.transposed and _without_ones(shape) in wanted:
-            kept = tuple(size for size in shape if size != 1)
+        kept = tuple(size for size in shape if size != 1) or (1,)
+        if kept != shape and own.whole and not own.transposed and _without_ones(shape) in wanted:
             spellings[name] = str(dataclasses.replace(own, reshaped=kept))
     return dataclasses.replace(unit, spellings=spellings)
 

@@ -88,6 +88,10 @@ class ModelSource(Source):
         self.is_idle = True
         """Whether no optimizer of the user has taken a step so far."""
         self._loss_evidence: LossEvidence | None = None
+        self.has_clipped = False
+        """Whether a program has changed gradients before a step so far."""
+        self.averages: dict[str, Array] = {}
+        """Weight -> its average after the last step, in the reference's program."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -404,6 +408,7 @@ class ModelStep(Step):
                     continue
                 both = [(record.get(name), array) for record, array in zip(before, arrays[:2], strict=True)]
                 if not all(a is not None and b is not None and np.array_equal(a, b) for a, b in both):
+                    source.has_clipped = True
                     yield _compared(f"clipped/{name}", arrays)
         if source.is_idle and self.number == source.pair.length > 0:
             steps = f"{self.number} step{'s' * (self.number > 1)}"
@@ -411,6 +416,14 @@ class ModelStep(Step):
                 f"no optimizer takes a step in {steps}: if gradients are accumulated, pass a larger --steps; else call "
                 "the optimizer's step() in the object's"
             )
+        if self.number == source.pair.length and not source.has_clipped:
+            said = [
+                f"{NAMES[side]}'s optimizer clips {clip}" for side in SIDES if (clip := session.described[side].clip)
+            ]
+            if said:
+                source.explained.append(
+                    f"clipping is not compared, since it changes no gradient here: {', '.join(said)}"
+                )
         for chunk in session.chunks():
             states = session.fetch_states(chunk, source.names)
             for name in chunk:
@@ -433,6 +446,7 @@ class ModelStep(Step):
                 elif having:
                     found = {worker: state.get(name, {}).get(AVERAGE) for worker, state in states.items()}
                     yield _compared(f"state/{AVERAGE}.{name}", source.sides_of(found))
+                    source.averages[name] = states[SIDES[0]][name][AVERAGE]
         for side, names in alone.items():
             text = f"averages of weights: only {side}'s program has those of {few(names)}"
             if text not in session.differences:
@@ -574,7 +588,8 @@ class ModelStep(Step):
         if phase == "clipped":
             return find_clipping_cause(evidence, name)
         if slot == AVERAGE:
-            return find_average_cause(evidence, name)
+            known = {name: self.source.averages[name]} if name in self.source.averages else evidence.start
+            return find_average_cause(replace(evidence, start=known), name)
         return find_optimizer_cause(evidence, phase, name, slot)
 
 

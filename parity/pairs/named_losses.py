@@ -46,7 +46,7 @@ def name_loss(gradient: Array, output: Array, targets: Sequence[Array]) -> str |
 
 def _name_guarded(g: Array, z: Array, y: Array) -> str | None:
     """Return in words a binary cross-entropy of logits z whose probabilities are kept from 0 and 1."""
-    s = _sigmoid(z)
+    s = sigmoid(z)
     inside = g != 0
     if not inside.all() and np.abs(z[inside]).max() < np.abs(z[~inside]).min():
         factor = float(np.vdot((s - y)[inside], g[inside]) / np.vdot((s - y)[inside], (s - y)[inside]))
@@ -74,10 +74,10 @@ def _gradients(z: Array, y: Array) -> Iterator[tuple[str, Sequence[Array]]]:
     yield "squared error of each output and all targets, whose shapes broadcast", (z - y.mean(),)
     if y.min() < 0 or y.max() > 1:
         return
-    s = _sigmoid(z)
+    s = sigmoid(z)
     yield "binary cross-entropy of logits", (s - y,)
     yield "squared error of probabilities", ((s - y) * s * (1 - s),)
-    yield "binary cross-entropy of logits behind one more sigmoid", ((_sigmoid(s) - y) * s * (1 - s),)
+    yield "binary cross-entropy of logits behind one more sigmoid", ((sigmoid(s) - y) * s * (1 - s),)
     if y.any():
         yield "binary cross-entropy of logits with pos_weight {1}", ((1 - y) * s, y * (s - 1))
         # DIFFERS: Paddle 2.6 on the CPU multiplies only a part of the loss of a positive target.
@@ -85,8 +85,27 @@ def _gradients(z: Array, y: Array) -> Iterator[tuple[str, Sequence[Array]]]:
         yield words, ((1 - y) * s - y, y * s)
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
+    """Return the sigmoid of numbers."""
     made: Array = 0.5 * (1 + np.tanh(x / 2))
+    return made
+
+
+def labels_of(shape: Sequence[int], targets: Sequence[Array]) -> Iterator[tuple[Array, int]]:
+    """Yield inputs of the loss that may be labels of an output of this shape, flat, and the axis of the classes."""
+    for target in targets:
+        if target.dtype.kind not in "iu" or len(shape) < 2:
+            continue
+        y = target[..., 0] if target.ndim == len(shape) and target.shape[-1] == 1 else target
+        for axis in dict.fromkeys((len(shape) - 1, 1)):
+            if y.shape == tuple(size for i, size in enumerate(shape) if i != axis):
+                yield y.reshape(-1), axis
+
+
+def softmax(z: Array) -> Array:
+    """Return the softmax of each row of scores z [M,K]."""
+    p = np.exp(z.astype(np.float64) - z.max(1, keepdims=True))
+    made: Array = p / p.sum(1, keepdims=True)
     return made
 
 

@@ -176,6 +176,9 @@ def plain_setting(value: Any) -> Setting:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
+CLIPPING = "clipping of gradients"
+"""Begins the sentence on clippings that differ."""
+
 OTHER_CLASS = "optimizer: "
 """Begins the sentence on optimizers of two classes."""
 
@@ -226,7 +229,7 @@ def _differences(one: OptimizerDescription, two: OptimizerDescription, sides: tu
         yield f"{OTHER_CLASS}{sides[0]} {one.class_name}, {sides[1]} {two.class_name}"
     if one.clip != two.clip and not (one.clip and two.clip and _is_same_clip(one.clip, two.clip)):
         both = [f"{side} clips {found.clip or 'nothing'}" for side, found in zip(sides, (one, two), strict=True)]
-        yield f"clipping of gradients: {', '.join(both)}"
+        yield f"{CLIPPING}: {', '.join(both)}"
     yield from list_unshared(one, two, sides)
     yield from list_settings(one, two, sides)
 

@@ -17,11 +17,11 @@ from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import causes, mapping, model_tree
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
-from parity.recipe.optimizer_description import LABELS, OTHER_CLASS, is_own
+from parity.recipe.optimizer_description import CLIPPING, LABELS, OTHER_CLASS, is_own
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair, run_of
 from parity.recordings.recording import RankRecording, read_recording
-from parity.recordings.recording_source import RecordingSource
+from parity.recordings.recording_source import BY_HAND, RecordingSource
 from parity.short_repr import few
 
 WIDTH = ("bfloat16", "float16", "float32", "float64")
@@ -195,6 +195,7 @@ def _compare(
         optimizers=[text for text in optimizers if not any(said in text for said in undecided)],
     )
     engine.run(source, outcome, False, say)
+    _settle_clipping(outcome, source)
     called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
     outcome.models = model_tree.side_by_side(pair.models, {**called, **pair.pairing.partner(SIDES[0])})
     if outcome.first and outcome.first.layer and not source.not_alike:
@@ -203,6 +204,26 @@ def _compare(
     outcome.conditions[:0] = values
     outcome.differences[:0] = [BEGAN + text for text in values]
     return outcome
+
+
+def _settle_clipping(outcome: RecordingOutcome, source: RecordingSource) -> None:
+    """Leave a clipping of one optimizer out of the verdict, if the other program does the same by its own code."""
+    ways = [source.clips_alone.get(number, "") for number in source.pair.numbers]
+    said = [text for text in outcome.optimizers if CLIPPING in text]
+    if outcome.first or not said or not all(ways):
+        return
+    if BY_HAND in ways:
+        outcome.optimizers = [text for text in outcome.optimizers if text not in said]
+        outcome.conditions = [text for text in outcome.conditions if text not in said]
+        outcome.differences = [text for text in outcome.differences if text.removeprefix(BEGAN) not in said]
+        outcome.explained.append(
+            f"{said[0]}; the other program clips by its own code, so gradients are compared after it"
+        )
+        return
+    hint = "; no gradient reaches the limit in these steps, so a clipping by own code would not show"
+    outcome.optimizers = [text + hint if text in said else text for text in outcome.optimizers]
+    outcome.conditions = [text + hint if text in said else text for text in outcome.conditions]
+    outcome.differences = [t + hint if t.removeprefix(BEGAN) in said else t for t in outcome.differences]
 
 
 def _together(outcomes: Sequence[RecordingOutcome]) -> RecordingOutcome:

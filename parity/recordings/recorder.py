@@ -7,6 +7,7 @@ import fnmatch
 import json
 import secrets
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ from parity.weights.half_precision import HALVES
 
 class RecordedCalls(Watch):
     """A `Watch` whose arrays are already in a file: it holds only their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = False  # hooks of the model itself run before its forward pass begins
 
     def begin_pass(self) -> None:
         """Record the calls that follow. An earlier pass may have ended by an error, within layers."""
@@ -125,6 +130,25 @@ class RecordedModel(ObservedModel):
         name = f"backward/{key}"
         if self.file and name not in self.file:
             self.add(name, gradient, self.scale)
+
+
+class _RootForward:
+    """The `forward` of a model during a recording. A copy of the model, or a file of it, gets the model's own one."""
+
+    def __init__(self, root: Module, own: Callable[..., Any] | None, recorded: Callable[..., Any]) -> None:
+        self._root, self._own, self._recorded = root, own, recorded
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Run the model's own `forward`, and record it."""
+        return self._recorded(*given, **named)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _choose_forward, (self._root, self._own)
+
+
+def _choose_forward(root: Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return the `forward` of a copy: that of its class, unless the model had one of its own."""
+    return own or types.MethodType(type(root).forward, root)
 
 
 class Recorder:
@@ -278,7 +302,7 @@ class Recorder:
         root = self._root
         original, own = root.forward, vars(root).get("forward")
 
-        def forward(*given: Any, **named: Any) -> Any:
+        def recorded(*given: Any, **named: Any) -> Any:
             if self.recorded == self.steps:
                 self._stack.close()  # not in a hook of the optimizer, which is one of several that it calls
             if not (self.is_wanted and self.backend.are_gradients_on()):
@@ -288,7 +312,7 @@ class Recorder:
                 outputs(result)
             return result
 
-        root.forward = forward
+        root.forward = _RootForward(root, own, recorded)
         try:
             yield
         finally:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -36,6 +36,7 @@ from parity.pairs.causes_of_programs import LossEvidence, find_loss_cause
 from parity.pairs.model_server import ModelRun
 from parity.pairs.model_source import find_kinks, find_ties
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import CLIPPING, Clip
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair
 from parity.recordings.recording import RankRecording
@@ -43,6 +44,9 @@ from parity.short_repr import few
 
 CHANGES = 8.0
 """Roundings of a weight that its change in one step may have: of the update itself, and of both weights of the difference."""
+
+BY_HAND, UNREACHED = "by hand", "unreached"
+"""What a program does whose optimizer does not clip as the other one does: the same by its own code, or nothing that shows."""
 
 SPACING = {"float64": 2.0**-53} | HALF_ULP
 """The largest relative error of rounding one number, by dtype."""
@@ -71,6 +75,8 @@ class RecordingSource(Source):
         self.amplified: dict[str, float] = {}
         self.left_out: dict[str, list[str]] = {}
         """Why changes are not compared -> of which weights."""
+        self.clips_alone: dict[int, str] = {}
+        """Step in which only one optimizer clips -> `BY_HAND`, `UNREACHED`, or "" where the other program does not clip."""
         self.optimizer_differences = conditions.about_optimizers(pair)
         self.states = conditions.about_states(pair)
         one, two = (side.description.settings.get("running variance") for side in pair.sides.values())
@@ -262,9 +268,15 @@ class RecordedStep(Step):
         outputs = alignment.output_gradients(
             self.aligned, _as_record(self.gradients["torch"]), _as_record(self.gradients["paddle"])
         )
-        nothing = np.zeros(0)
+        nothing, clip = np.zeros(0), self._clip_of_one_side()
         for chunk in reversed(self.pair.pairing.chunks()):
             one, two = self._fetch("gradient", chunk)
+            if clip:
+                place, limited = clip
+                one, two = (
+                    {n: limited(x) for n, x in found.items()} if i == place else found
+                    for i, found in enumerate((one, two))
+                )
             twins = self._fetch_twins("gradient", chunk)
             of_outputs = outputs.get(self.pair.pairing.owners[chunk[0]][0], ())
             limit = ZERO_GRADIENT[self.source.dtype]
@@ -278,6 +290,29 @@ class RecordedStep(Step):
                 if name in one or name in two:
                     moved = tuple(twin[name] for twin in twins if name in twin)
                     yield Compared(f"gradient/{name}", None, one.get(name, nothing), two.get(name, nothing), moved)
+
+    def _clip_of_one_side(self) -> tuple[int, Callable[[Array], Array]] | None:
+        """Return the side whose optimizer clips, and how, if the other program has clipped by itself before its gradients were recorded."""
+        clips = [optimizer.clip for optimizer in self.pair.optimizers(self.number)]
+        place = 0 if clips[0] else 1
+        clip = clips[place]
+        if clip is None or clips[1 - place] or not clip.limit or clip.groups or not self.pair.has_weights:
+            return None
+        chunks = [self._fetch("gradient", chunk) for chunk in self.pair.pairing.chunks()]
+        size = math.hypot(*(norm(x) for found in chunks for x in found[place].values()))
+        limited, errors, is_reached = partial(clip_array, clip, size), [0.0, 0.0], False
+        for found in chunks:
+            mine, theirs = found[place], found[1 - place]
+            for name in mine.keys() & theirs.keys():
+                x, y = mine[name].astype(np.float64), theirs[name].astype(np.float64)
+                clipped = limited(x)
+                is_reached |= not np.array_equal(clipped, x)
+                pairs = zip(errors, (x, clipped), strict=True)
+                errors = [math.hypot(e, float(np.linalg.norm(z - y))) for e, z in pairs]
+        tolerance = self.source.calm_tolerance("gradient", self.number) * size
+        is_by_hand = is_reached and errors[1] <= tolerance < errors[0]
+        self.source.clips_alone[self.number] = BY_HAND if is_by_hand else "" if is_reached else UNREACHED
+        return (place, limited) if is_by_hand else None
 
     def _updates(self) -> Iterator[Compared]:
         """Yield by how much the step changed each weight: that shows what a small step does to a large weight."""
@@ -448,6 +483,8 @@ class RecordedStep(Step):
 
     def _of_computed(self, phase: str, name: str) -> Cause | None:
         said = self.source.optimizer_differences[self.number]
+        if self.source.clips_alone.get(self.number) == BY_HAND:
+            said = [text for text in said if CLIPPING not in text]
         if phase == "update" and self.number in self.source.states and not said:
             return Cause(f"state of the optimizer before step {self.number}: {self.source.states[self.number]}")
         if phase in ("update", "statistics") and said:
@@ -526,6 +563,15 @@ class RecordedStep(Step):
                 if size > 1 and abs(factor / size - 1) < 1e-4:
                     return f"the loss of {larger} is {size:g} times that of {smaller}, and {size:g} is {what}: one sums, the other averages"
         return f"the loss of Paddle is {ratio:.6g} times that of PyTorch, from the same outputs"
+
+
+def clip_array(clip: Clip, size: float, array: Array) -> Array:
+    """Return a gradient as a clip leaves it; `size` is the norm of all gradients."""
+    assert clip.limit
+    if clip.kind == "value":
+        return np.clip(array, -clip.limit, clip.limit)
+    whole = size if clip.kind == "global norm" else norm(array)
+    return array * array.dtype.type(clip.limit / whole) if whole > clip.limit else array
 
 
 def _as_record(gradients: Mapping[str, Array]) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ def loss(scores: Any, labels: Any) -> Any:
 
 def adam(model: nn.Layer) -> Any:
     return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05)
+
+
+def clipped(model: nn.Layer) -> Any:
+    clip = nn.ClipGradByGlobalNorm(1e3)
+    return paddle.optimizer.AdamW(0.002, parameters=model.parameters(), weight_decay=0.05, grad_clip=clip)
 
 
 def momentum(model: nn.Layer) -> Any:
@@ -66,6 +72,23 @@ class RateByHand:
         self.steps += 1
         self.optimizer.set_lr(0.02 / self.steps)
         self.optimizer.step()
+
+
+class Copied:
+    def __init__(self, model: Any) -> None:
+        self.optimizer, self.model = momentum(model), model
+        self.averages = copy.deepcopy(model)
+
+    @paddle.no_grad()
+    def step(self) -> None:
+        self.optimizer.step()
+        for average, weight in zip(self.averages.parameters(), self.model.parameters(), strict=True):
+            average.set_value(0.9 * average + 0.1 * weight)
+
+
+def rates_of_groups(model: Any) -> Any:
+    groups = [{"params": model.inner.parameters(), "learning_rate": 0.1}, {"params": model.outer.parameters()}]
+    return paddle.optimizer.AdamW(paddle.optimizer.lr.StepDecay(0.007, 2, 0.3), parameters=groups, weight_decay=0.01)
 
 
 def adagrad(model: nn.Layer) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,26 @@ class RateByHand:
         self.steps += 1
         self.optimizer.param_groups[0]["lr"] = 0.02 / self.steps
         self.optimizer.step()
+
+
+class Copied:
+    """Keeps averages of weights in a copy of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.optimizer, self.model = momentum(model), model
+        self.averages = copy.deepcopy(model)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.optimizer.step()
+        for average, weight in zip(self.averages.parameters(), self.model.parameters(), strict=True):
+            average.copy_(0.9 * average + 0.1 * weight)
+
+
+def rates_of_groups(model: Any) -> Any:
+    groups = [{"params": model.inner.parameters(), "lr": 7e-4}, {"params": model.outer.parameters()}]
+    optimizer = torch.optim.AdamW(groups, lr=0.007)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.3)
 
 
 def adagrad(model: nn.Module) -> Any:

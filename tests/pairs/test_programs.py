@@ -137,6 +137,20 @@ def test_averages_of_weights_are_compared(compare_pair: ComparePair, kept: float
         assert "the average of weights keeps 0.9 of its old value in PyTorch, 0.99 in Paddle" in first
 
 
+def test_averages_that_differ_from_the_second_step_are_named(compare_pair: ComparePair, tmp_path: Path) -> None:
+    texts = {"torch": AVERAGED["torch"].format(kept=0.9), "paddle": AVERAGED["paddle"].format(kept="self.kept()")}
+    texts["paddle"] = (
+        texts["paddle"]
+        .replace("def step", "taken = 0\n    @paddle.no_grad()\n    def step")
+        .replace("self.kept()", "(0.9 if self.taken < 2 else 0.99)")
+        .replace("self.optimizer.step()", "self.optimizer.step()\n        self.taken += 1")
+        .replace("@paddle.no_grad()\n    taken", "taken")
+    )
+    _, first = compare_training(compare_pair, tmp_path, texts, targets=[[LABELS]])
+    assert first.startswith("step 2, state, layer conv1, tensor average.conv1.weight"), first
+    assert "the average of weights keeps 0.9 of its old value in PyTorch, 0.99 in Paddle" in first
+
+
 ACCUMULATED = {
     "torch": """
 import torch

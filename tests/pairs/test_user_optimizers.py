@@ -38,6 +38,8 @@ def compare(compare_pair: ComparePair, torch: str, paddle: str = "", steps: int 
         ("renamed", "adam"),
         ("averaged", ""),
         ("RateByHand", ""),
+        ("Copied", ""),
+        ("rates_of_groups", ""),
     ],
 )
 def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
@@ -80,6 +82,13 @@ def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle:
     outcome = compare(compare_pair, torch, paddle)
     assert outcome.verdict == "different"
     assert text in outcome.sentence()
+
+
+def test_a_clipping_that_no_gradient_reaches_is_said(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "adam", "clipped")
+    assert outcome.verdict == "equal", outcome.sentence()
+    words = "Paddle's optimizer clips the norm of all gradients to 1000"
+    assert outcome.explained == [f"clipping is not compared, since it changes no gradient here: {words}"]
 
 
 def test_soft_labels_may_add_up_to_one_but_for_rounding(compare_pair: ComparePair) -> None:

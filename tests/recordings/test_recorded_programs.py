@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import warnings
@@ -285,6 +286,40 @@ def test_what_a_loop_clips_is_recorded(tmp_path: Path, calls: Callable[[TorchLin
     assert words in outcome.sentence(), outcome.sentence()
 
 
+@pytest.mark.parametrize(
+    ("limit", "clips", "verdict"), [(0.05, True, "equal"), (0.05, False, "different"), (50.0, True, "different")]
+)
+def test_a_clipping_by_own_code_is_no_difference(tmp_path: Path, limit: float, clips: bool, verdict: str) -> None:
+    torch.manual_seed(0)
+    model, net = TorchLinear(), PaddleLinear()
+    optimizer, x = torch.optim.SGD(model.parameters(), 0.1), torch.randn(8, 3)
+    with parity.record(model, optimizer, tmp_path / "torch.run", 2):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            size = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+            for parameter in model.parameters():
+                parameter.grad *= min(1.0, limit / size) if clips else 1
+            optimizer.step()
+    clip = paddle.nn.ClipGradByGlobalNorm(limit)
+    descent = paddle.optimizer.SGD(0.1, parameters=net.parameters(), grad_clip=clip)
+    with parity.replay(tmp_path / "torch.run", net, descent, output=tmp_path / "paddle.run") as steps:
+        for step in steps:
+            net(*step.inputs).square().mean().backward()
+            descent.step()
+            descent.clear_grad()
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.verdict == verdict, outcome.sentence()
+    words = f"clipping of gradients: PyTorch clips nothing, Paddle clips the norm of all gradients to {limit:g}"
+    hint = "" if clips and limit < 1 else words
+    assert " ".join(outcome.conditions).startswith(hint) and bool(outcome.conditions) == bool(hint)
+    assert ("a clipping by own code would not show" in outcome.sentence()) == (limit > 1)
+    if verdict == "equal":
+        assert outcome.explained == [
+            f"{words}; the other program clips by its own code, so gradients are compared after it"
+        ]
+
+
 def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TorchBiased()
@@ -308,6 +343,55 @@ def test_arguments_by_name_and_outputs_by_name_are_recorded(tmp_path: Path) -> N
     record = read_recording(tmp_path / "torch.run")[0].step(1)
     assert sorted(record.named("input/0")) == ["0", "scale"]
     assert record.named("output/0") == ["scores"]
+
+
+class TorchScaled(torch.nn.Module):
+    """A model that holds a number itself, as a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) * self.scale, self.scale.exp()
+
+
+class PaddleScaled(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = paddle.nn.Linear(4, 3)
+        self.scale = self.create_parameter([1])
+
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) * self.scale, self.scale.exp()
+
+
+def test_a_model_with_a_number_of_its_own_is_recorded_and_its_copies_are_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, net = TorchScaled(), PaddleScaled()
+    optimizer, x = torch.optim.SGD(model.parameters(), 0.1), torch.ones(8, 4)
+    with parity.record(model, optimizer, tmp_path / "torch.run", 2):
+        for step in range(3):
+            optimizer.zero_grad()
+            outputs = model(x)
+            sum(y.square().mean() for y in outputs).backward()
+            if step == 1:
+                best, start = copy.deepcopy(model), outputs[0].detach()
+            optimizer.step()
+        assert torch.equal(best(x)[0], start) and not torch.equal(model(x)[0], start)
+        best(x)[0].sum().backward()
+    descent = paddle.optimizer.SGD(0.1, parameters=net.parameters())
+    with parity.replay(tmp_path / "torch.run", net, descent, output=tmp_path / "paddle.run") as steps:
+        for given in steps:
+            sum(y.square().mean() for y in net(*given.inputs)).backward()
+            copied = copy.deepcopy(net)
+            descent.step()
+            descent.clear_grad()
+    assert not paddle.equal_all(copied(*given.inputs)[0], net(*given.inputs)[0])
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.explained == ["inner tensors of two shapes, compared in one shape: (output).1 ([] and [1])"]
 
 
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
