@@ -60,7 +60,7 @@ class UserProgram:
 
     def reset(self) -> None:
         """Start again: the optimizers must be made again, and the loss forgets what it has kept, such as a count of its calls."""
-        self.optimizers = []
+        self.optimizers, self._steppers, self._schedulers = [], [], []
         if isinstance(self._given_loss, self.backend.MODULE):
             copied = self.backend.copy_model(self._given_loss)
             self._loss = self.backend.convert(copied, self._dtype) if self._dtype else copied

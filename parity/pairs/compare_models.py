@@ -19,7 +19,7 @@ from parity.compare.check import usual_twins
 from parity.compare.noise_model import TWINS
 from parity.compare.relative_error import NothingCompared
 from parity.compare.tolerances import FRESH_SEEDS, ONE_STEP
-from parity.compare.verdicts import DIFFERENT, INIT, TRAINING, Divergence, Verdicts
+from parity.compare.verdicts import DIFFERENT, INIT, PHASES, TRAINING, Divergence, Verdicts
 from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
@@ -367,7 +367,7 @@ def _compare_rounded(session: Session, outcome: PairOutcome, say: Callable[[str]
         again = _compare(session, say, adds_rounding=True)
     except (InputError, NothingCompared):  # the first outcome stands
         return outcome
-    if again.first and (again.first.step, again.first.tensor) == (first.step, first.tensor):
+    if again.first and _place(again.first) <= _place(first):
         return outcome
     again.seconds += outcome.seconds
     again.explained.insert(
@@ -376,6 +376,11 @@ def _compare_rounded(session: Session, outcome: PairOutcome, say: Callable[[str]
         "all was compared again with it",
     )
     return again
+
+
+def _place(found: Divergence) -> tuple[int, int]:
+    """Return the step and the phase, in the order of computation."""
+    return found.step, PHASES.index(found.phase)
 
 
 def _shows_gradients(session: Session, outcome: PairOutcome) -> bool:
