@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import math
 import mmap
@@ -19,6 +20,7 @@ import platform
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,6 +108,21 @@ def release_memory() -> None:
     """Return freed memory to the system, where the C library can: glibc keeps arrays of up to 32 MB for itself."""
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause Python's collector of cycles, for work that makes many objects and frees few, such as the import of a framework.
+
+    The collector would look at the new objects again and again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def enlarge_pipe(pipe: IO[bytes], size: int) -> None:

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -40,6 +41,16 @@ from parity.pairs.model_worker import ModelWorker
 
 ONCE = ("cifar10", "shapes10")
 PER_BATCH = 10
+
+
+def pytest_sessionstart() -> None:
+    """Pause Python's collector of cycles: it would look at all modules and tests again and again while they are collected."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector run again."""
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

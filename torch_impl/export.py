@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from parity import machine
 from parity.arrays import Array
 from parity.files.atomic import write_atomically
 from torch_impl.model import Model
@@ -28,7 +29,7 @@ def to_onnx(model: Model) -> bytes:
     # DIFFERS: with an example of one image, the exporter would make the batch size a constant.
     example = torch.zeros(2, *model.network.input_shape)
     count = torch.export.Dim("N")
-    with _inference(model), _silent():
+    with _inference(model), _silent(), machine.paused_collector():
         program = torch.onnx.export(
             model,
             (example,),
@@ -51,7 +52,7 @@ def to_static(model: Model, folder: Path) -> list[Path]:
     """
     example = torch.zeros(2, *model.network.input_shape)
     buffer = io.BytesIO()
-    with _inference(model):
+    with _inference(model), machine.paused_collector():
         program = torch.export.export(model, (example,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
         torch.export.save(program, buffer)
     write_atomically(folder / "model.pt2", buffer.getvalue())

@@ -8,6 +8,7 @@ A message is eight bytes of length and a safetensors blob: arrays, with the call
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import subprocess
@@ -179,6 +180,7 @@ def serve(make: Callable[[], Any]) -> None:
         receive(source)
         send(sink, {}, {"input_error": str(error)})
         return
+    gc.freeze()  # a collection need not look at the framework's own objects: there are half a million
     while True:
         try:
             arrays, message = receive(source)

@@ -47,7 +47,7 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
         )
     machine.set_threads(threads)
     try:
-        with _own_handlers():
+        with _own_handlers(), machine.paused_collector():
             return importlib.import_module(f"{framework}_impl.{part}")
     except ModuleNotFoundError as error:
         if error.name in EXPORTERS:

@@ -52,8 +52,10 @@ def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
         entry for entry in sys.path if entry != folder
     ]  # the folder of the scripts: their names must not hide packages
     _handle(_end)
+    import gc
     import importlib
 
+    gc.disable()  # imports make many objects and free few
     from parity import standard_streams
 
     standard_streams.prepare()  # before anything opens a file
@@ -65,6 +67,8 @@ def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
     main = importlib.import_module(f"parity.cli.{command}").main
     from parity.training.interrupts import leave
 
+    gc.freeze()  # the collector need not look at the objects of modules
+    gc.enable()
     _watch()
     _handle(_interrupt)
     try:

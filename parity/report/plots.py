@@ -21,6 +21,7 @@ from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError, how_to_install
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
+from parity.machine import paused_collector
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
 from parity.standard_streams import printable
@@ -71,7 +72,8 @@ def matplotlib() -> Any:
     """Import the package now, since that takes a second. Without `MPLBACKEND`: the import fails for a missing backend."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        return importlib.import_module("matplotlib")
+        with paused_collector():
+            return importlib.import_module("matplotlib")
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
@@ -94,8 +96,9 @@ def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
 
 def new_figure(width: float, height: float) -> Any:
     """Return an empty figure of `width` by `height` inches. It needs no window and ignores the user's backend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with paused_collector():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     return FigureCanvasAgg(Figure((width, height), layout="constrained")).figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -159,6 +160,15 @@ def test_parts_come_back_in_order_and_a_failure_is_raised() -> None:
 def test_mkl_is_told_what_an_amd_processor_can_do(vendor: str, flags: str, kind: str | None) -> None:
     assert machine.mkl_kind(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags} rdseed\n") == kind
     assert machine.mkl_kind("") is None
+
+
+def test_the_collector_is_paused_and_runs_again_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), machine.paused_collector():
+        with machine.paused_collector():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
 
 
 CHANGES = """

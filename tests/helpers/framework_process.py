@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import json
@@ -21,6 +22,7 @@ from helpers.paths import ROOT, environment_with_helpers
 from helpers.random_numbers import seed_random_numbers
 from helpers.scripts import script_main
 from helpers.training_runs import Ended
+from parity import machine
 from parity.cli.scripts import SCRIPTS
 
 
@@ -88,6 +90,8 @@ def _program(text: str, words: list[str]) -> int:
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints by itself is no answer
-    importlib.import_module(f"{sys.argv[1]}_impl.backend")
+    with machine.paused_collector():
+        importlib.import_module(f"{sys.argv[1]}_impl.backend")
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps(dataclasses.asdict(_run(*json.loads(line)))), file=answers, flush=True)
