@@ -20,6 +20,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -41,6 +43,10 @@ from parity.pairs.model_worker import ModelWorker
 
 ONCE = ("cifar10", "shapes10")
 PER_BATCH = 10
+
+# Without byte code, each process would compile every module again. So test as most users run: with it, whatever the shell says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_sessionstart() -> None:

@@ -348,10 +348,7 @@ def prepared_process() -> Iterator[None]:
     ]
     flags = [(place, name, getattr(place, name)) for place, name in places]
     dtype, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
-    deterministic, only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    deterministic = _deterministic()
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path does not call the submodules
     try:
         with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
@@ -359,6 +356,12 @@ def prepared_process() -> Iterator[None]:
     finally:
         torch.set_default_dtype(dtype)
         torch.backends.mha.set_fastpath_enabled(fast)
-        torch.use_deterministic_algorithms(deterministic, warn_only=only)
+        if _deterministic() != deterministic:  # the call imports torch._inductor, which takes most of a second
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         for place, name, value in flags:
             setattr(place, name, value)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    """Whether deterministic algorithms are demanded in this process, and whether a lack of one is only a warning."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import operator
 import random
 import sys
@@ -39,18 +40,21 @@ def replace_everywhere(
     before: list[tuple[dict[str, Any], str, Any]] = []
     undo.callback(_restore, before)
 
+    def put(names: dict[str, Any], name: str, value: Any, new: Any) -> None:
+        if new is not value:
+            names[name] = new
+            before.append((names, name, value))
+
     def replace(names: dict[str, Any], deep: bool) -> None:
         values = list(names.values())
-        # Most modules hold none of the functions, and this test runs without a loop in Python.
-        if by_identity.keys().isdisjoint(map(id, values)) and not (deep and not HOLDERS.isdisjoint(map(type, values))):
-            return
-        for name, value in list(names.items()):
-            # Each module holds all built-in functions as __builtins__.
-            is_held = deep and type(value) in HOLDERS and not name.startswith("__")
-            new = _substitute(value, by_identity) if is_held else by_identity.get(id(value), value)
-            if new is not value:
-                names[name] = new
-                before.append((names, name, value))
+        # Most names hold none of the functions and no holder. These tests run without a loop in Python.
+        if not by_identity.keys().isdisjoint(map(id, values)):
+            for name, value in list(names.items()):
+                put(names, name, value, by_identity.get(id(value), value))
+        if deep:
+            for name, value in list(itertools.compress(names.items(), map(HOLDERS.__contains__, map(type, values)))):
+                if not name.startswith("__"):  # each module holds all built-in functions as __builtins__
+                    put(names, name, value, _substitute(value, by_identity))
 
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", None)

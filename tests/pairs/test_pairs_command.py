@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from helpers.framework_process import FrameworkProcess
 from helpers.pair_models import HERE, MODELS, ComparePair
 from helpers.paths import ROOT
 from helpers.scripts import script_main
@@ -305,6 +306,26 @@ def test_the_caller_and_its_files_are_as_they_were(tmp_path: Path) -> None:
     assert after == before
     assert before[1] == "torch.float32"
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == files
+
+
+DETERMINISTIC = """
+import torch
+from torch_impl.replaced_functions import prepared_process
+
+def settings():
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+before = settings()
+for changed in ((True, False), (True, True)):
+    with prepared_process():
+        torch.use_deterministic_algorithms(changed[0], warn_only=changed[1])
+        assert settings() == changed
+    assert settings() == before
+"""
+
+
+def test_a_models_demand_for_deterministic_algorithms_ends_with_it(processes: dict[str, FrameworkProcess]) -> None:
+    processes["torch"].run(DETERMINISTIC)
 
 
 # Pairs of library models
