@@ -40,6 +40,7 @@ from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
 from parity.pairs.session import EXACT, Session, gradients_of, step_gradients_of, tensors_of, used_gradients_of
+from parity.recipe.optimizer_description import list_settings
 from parity.short_repr import few
 
 LARGE = 30_000_000
@@ -230,7 +231,11 @@ class ModelSource(Source):
                 yield Rounded(f"update/{name}", arrays, after, session.owners[name], share=share)
 
     def cause_of_rounded(self, tensor: Rounded) -> Cause | None:
-        """Return why users' losses differ."""
+        """Return why users' losses differ, or which settings of their optimizers do."""
+        both, name = self.session.described, tensor.name.partition("/")[2]
+        if tensor.phase == "update" and both:
+            found = list_settings(both["torch"], both["paddle"], at=name)
+            return Cause("; ".join(found)) if found else None
         if not self._loss_evidence or not _shows_losses(tensor.name):
             return None
         what = "loss" if tensor.phase == "loss" else "gradient of the loss"

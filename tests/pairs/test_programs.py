@@ -736,3 +736,19 @@ def test_the_functions_of_losses_are_named_where_no_formula_explains_them(
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
     assert outcome.first and outcome.first.phase == "loss"
     assert "multiply(0.5) in PyTorch, multiply(0.3) in Paddle, in the loss" in outcome.sentence()
+
+
+OPTIMIZERS = {
+    "torch": "import torch\ndef make(model):\n    return torch.optim.SGD(model.parameters(), 0.01, 0.9)\n",
+    "paddle": "import paddle\ndef make(model):\n    return paddle.optimizer.Momentum(0.02, 0.9, model.parameters())\n",
+}
+
+
+def test_a_setting_of_the_optimizers_is_named_in_float32(compare_pair: ComparePair, tmp_path: Path) -> None:
+    for side, code in OPTIMIZERS.items():
+        (tmp_path / f"optimizer_{side}.py").write_text(code)
+    optimizers = {side: f"{tmp_path}/optimizer_{side}.py:make" for side in SIDES}
+    given = Program(program().loss, optimizers, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given, dtype="float32")
+    assert outcome.first and outcome.first.phase == "update"
+    assert outcome.first.cause == "learning rate: PyTorch 0.01, Paddle 0.02 at all 8 parameters"
