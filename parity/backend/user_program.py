@@ -29,6 +29,8 @@ FORMS = "an optimizer, (optimizer, scheduler), or an object with step() that hol
 class UserProgram:
     """A `loss(outputs, *targets)` and a `make_optimizer(model)`; either is None where the comparison's own is used.
 
+    A loss with an argument named `model` gets the model by it, for a penalty on weights.
+
     `make_optimizer` returns optimizers and schedulers, alone or in sequences and mappings, or an object whose `step()` does everything that
     follows the backward pass, such as clipping, and that holds its optimizers. Such an object may have `zero_grad()` or `clear_grad()`,
     which is called before each backward pass: it may keep gradients, to accumulate them. Without it, gradients are removed. It may have
@@ -116,10 +118,12 @@ class UserProgram:
 
         return noted
 
-    def compute_loss(self, outputs: Any, targets: Sequence[Tensor]) -> Tensor:
+    def compute_loss(self, outputs: Any, targets: Sequence[Tensor], model: Module) -> Tensor:
         """Return the loss. `InputError` unless it is one number that depends on the outputs."""
         assert self._loss
-        loss: Any = self._loss(outputs, *targets)
+        function: Any = self._loss
+        named = {"model": model} if _takes_model(getattr(function, "forward", function)) else {}
+        loss: Any = function(outputs, *targets, **named)
         kind: type[Any] = self.backend.TENSOR
         if not isinstance(loss, kind):
             raise InputError(f"the loss returns a {type(loss).__name__}, not a tensor")
@@ -190,6 +194,13 @@ class UserProgram:
 
     def _copy(self, tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
+
+
+def _takes_model(loss: Callable[..., Any]) -> bool:
+    try:
+        return "model" in inspect.signature(loss).parameters
+    except ValueError:  # a function in C
+        return False
 
 
 _GIVEN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -217,7 +217,7 @@ class WatchedModel(ObservedModel):
 
     def _call_loss(self, targets: Sequence[Tensor]) -> Tensor:
         self.watch.begin_loss()
-        return self.program.compute_loss(self._result, targets)
+        return self.program.compute_loss(self._result, targets, self.model)
 
     def outputs(self) -> list[Tensor]:
         """Return the outputs of the last `run`."""

@@ -131,7 +131,7 @@ def compare_models(
             with the learning rate 0.00001.
         torch_loss: The user's loss of the PyTorch side: a function (outputs, *targets) that returns one number, a module, or a
             text: `MODULE:FUNCTION` or the call `MODULE:CLASS(name=value)`. It gets what the model returns, and the inputs of the
-            loss in order.
+            loss in order. An argument named `model` gets the model.
         paddle_loss: The same for Paddle. What one side has, the other needs.
         torch_optimizer: A function of the model, or a text of one, that returns an optimizer, a pair (optimizer, scheduler), or
             an object with `step()` and `optimizer`. Its `step()` does everything after the backward pass, such as clipping.

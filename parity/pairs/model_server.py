@@ -381,7 +381,8 @@ class ModelService(Service):
             stack.enter_context(self._model.uncompiled() if uncompiled else contextlib.nullcontext())
             outputs = self._model.run(inputs, train, path, names)
             if targets is not None:
-                self._model.compute_loss(targets)
+                with self._in_loss():
+                    self._model.compute_loss(targets)
             origins = self._model.origins()
         seen = (watch.take_arrays(), watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
         run = ModelRun(outputs, *seen)

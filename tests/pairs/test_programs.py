@@ -642,7 +642,7 @@ def test_a_model_and_its_twin_do_not_share_what_a_loss_keeps() -> None:
     programs = [UserProgram(backend, loss, None) for _ in range(2)]
     for one in programs:
         one.convert("float64")
-    assert [one.compute_loss(scores, []).item() for one in programs * 2] == [3, 3, 6, 6]
+    assert [one.compute_loss(scores, [], torch.nn.Identity()).item() for one in programs * 2] == [3, 3, 6, 6]
     assert loss.calls == 0
 
 
@@ -752,3 +752,24 @@ def test_a_setting_of_the_optimizers_is_named_in_float32(compare_pair: ComparePa
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given, dtype="float32")
     assert outcome.first and outcome.first.phase == "update"
     assert outcome.first.cause == "learning rate: PyTorch 0.01, Paddle 0.02 at all 8 parameters"
+
+
+PENALTY = """
+from {side}.nn.functional import cross_entropy
+def loss(scores, labels, model):
+    return cross_entropy(scores, labels) + sum({share} * (w * w).sum() for w in model.parameters() if w.ndim > 1)
+"""
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02])
+def test_a_loss_may_take_the_model_for_a_penalty_on_weights(
+    compare_pair: ComparePair, share: float, tmp_path: Path
+) -> None:
+    losses = {}
+    for side in SIDES:
+        code = PENALTY.format(side=side, share=share if side == "paddle" else 0.01)
+        (tmp_path / f"penalty_{side}.py").write_text(code)
+        losses[side] = f"{tmp_path}/penalty_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
+    assert outcome.verdict == ("equal" if share == 0.01 else "different"), outcome.sentence()
