@@ -216,7 +216,8 @@ class WatchedModel(ObservedModel):
         return LossRounding(moved_value - value, differences)
 
     def _call_loss(self, targets: Sequence[Tensor]) -> Tensor:
-        self.watch.begin_loss()
+        # A loss may ask for float32, which is the dtype that its user trains in.
+        self.watch.begin_loss(self.dtype == "float64")
         return self.program.compute_loss(self._result, targets, self.model)
 
     def outputs(self) -> list[Tensor]:

@@ -53,9 +53,10 @@ class Watch:
         self._states: list[bytes] = []
         self._open: list[dict[str, Any]] = []
 
-    def begin_loss(self) -> None:
-        """Take the following draws from streams for a loss, from the first one on."""
+    def begin_loss(self, widens: bool) -> None:
+        """Take the following draws from streams for a loss. `widens`: it computes in the model's dtype where it asks for a narrower one."""
         self.keys, self.draws, self._streams = {}, [], "loss "
+        self.widened = frozenset({EVERYWHERE} if widens else ())
 
     def wants(self, path: str) -> bool:
         """Whether to record the calls of a layer."""

@@ -773,3 +773,23 @@ def test_a_loss_may_take_the_model_for_a_penalty_on_weights(
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
     assert outcome.verdict == ("equal" if share == 0.01 else "different"), outcome.sentence()
+
+
+IN_FLOAT64 = """
+from {side}.nn.functional import cross_entropy
+def loss(scores, labels):
+    return cross_entropy({scores}, labels)
+"""
+
+
+@pytest.mark.parametrize("spelled", [("scores.float()", "scores.astype('float32')"), ("scores.float()", "scores")])
+def test_losses_that_ask_for_float32_are_compared_in_float64(
+    compare_pair: ComparePair, spelled: tuple[str, str], tmp_path: Path
+) -> None:
+    losses = {}
+    for side, scores in zip(SIDES, spelled, strict=True):
+        (tmp_path / f"narrow_{side}.py").write_text(IN_FLOAT64.format(side=side, scores=scores))
+        losses[side] = f"{tmp_path}/narrow_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
+    assert outcome.verdict == "equal", outcome.sentence()
