@@ -113,6 +113,7 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
     said: list[str] = []
     names = dict.fromkeys(name for side in SIDES for name in evidence.gradients[side])
     by_text: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     for name in names:
         g = [evidence.gradients[side].get(name) for side in SIDES]
         having = [x is not None and (x.any() or not x.size) for x in g]
@@ -125,10 +126,13 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
         g[1] = g[1].reshape(g[0].shape) if g[0].size == 1 else g[1]
         if g[0].shape != g[1].shape or distance(g[0], g[1]) <= evidence.match:
             continue
+        sizes[name] = g[0].size
         z = evidence.outputs.get(name)
         for text in _of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence):
             by_text.setdefault(text, []).append(name)
     for text, places in by_text.items():
+        if all(sizes[name] == 1 for name in places) and max(sizes.values()) > 1:
+            continue  # any two numbers have a ratio
         where = "" if len(places) == len(names) else f"output{'s' * (len(places) > 1)} {few(places)}: "
         said.append(where + text)
     a, b = (evidence.losses[side] for side in SIDES)
@@ -143,8 +147,10 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
                 f"the losses differ by {by}, and their gradients are equal: one adds a constant, or limits its value"
             )
         return None
-    words = "the values of the losses are equal, their gradients are not: " if is_same_value and said else ""
-    return Cause(words + "; ".join(dict.fromkeys(said))) if said else None
+    words = "the values of the losses are equal, their gradients are not: " if is_same_value else ""
+    if not said:
+        return Cause(f"{words}a part of one loss may be detached", generic=True) if is_same_value and sizes else None
+    return Cause(words + "; ".join(dict.fromkeys(said)))
 
 
 def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[str]:

@@ -559,6 +559,19 @@ def test_a_loss_of_no_labels_is_explained_by_a_factor_or_a_constant() -> None:
     )
 
 
+def test_the_ratio_of_two_numbers_explains_no_loss() -> None:
+    ours, number = RANDOM.standard_normal((4, 3)), np.ones(1)
+    theirs = {"0": ours + RANDOM.standard_normal((4, 3)), "1": 3 * number}
+    found = {"torch": {"0": ours, "1": number}, "paddle": theirs}
+    evidence = LossEvidence({"torch": 1.0, "paddle": 2.0}, {"0": ours, "1": number}, found, [])
+    assert find_loss_cause(evidence) is None
+    cause = find_loss_cause(replace(evidence, losses={"torch": 1.0, "paddle": 1.0}))
+    assert cause and cause.generic and cause.sentence and cause.sentence.endswith("may be detached")
+    found["paddle"] = {"0": ours, "1": 3 * number}
+    cause = find_loss_cause(evidence)
+    assert cause and cause.sentence == "output 1: Paddle's gradient of the loss is PyTorch's times 3"
+
+
 PROBABILITIES = """
 import {side} as framework
 from {side}.nn import functional
@@ -678,6 +691,7 @@ def test_paddle_gives_the_variance_of_a_gaussian_loss_no_gradient(compare_pair: 
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
     assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("backward", "(output)")
+    assert "a part of one loss may be detached" in outcome.sentence()
     worst = outcome.verdicts.stages["forward"].worst
     assert worst and worst.error < 1e-12
 
