@@ -54,7 +54,9 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
         group.update({key: _rounded(value) for key, value in group.items()})
     scheduler = scheduler_of(optimizer)
     rate = None if scheduler is None else scheduler.last_lr
-    optimizer._create_param_lr = functools.partial(_rounded_rate, optimizer._create_param_lr, optimizer.get_lr())
+    rate_of = getattr(optimizer, "_create_param_lr", None)  # not every class of a user has it
+    if rate_of is not None:
+        optimizer._create_param_lr = functools.partial(_rounded_rate, rate_of, optimizer.get_lr())
     if scheduler is not None:
         scheduler.last_lr = float(np.float32(rate))  # a chained schedule continues from the number before
     elif (
@@ -64,7 +66,8 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
     try:
         yield
     finally:
-        del optimizer._create_param_lr
+        if rate_of is not None:
+            del optimizer._create_param_lr
         if scheduler is not None:
             scheduler.last_lr = rate
 
@@ -73,7 +76,9 @@ def _rounded_rate(rate_of: Callable[[Any], Tensor], rate: float, pair: Sequence[
     """Return the learning rate of a parameter as a tensor: `rate` times the parameter's factor, rounded once."""
     # DIFFERS: the optimizer multiplies two numbers of float32, whose product is not the rounded rate of a group in PyTorch.
     found, factor = rate_of(pair), getattr(pair[0], "optimize_attr", {}).get("learning_rate", 1.0)
-    return found if factor == 1 or not isinstance(factor, float) else paddle.full_like(found, np.float32(rate * factor))
+    if factor == 1 or not isinstance(factor, int | float):
+        return found
+    return paddle.full_like(found, np.float32(rate * factor))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.backend.user_program import AVERAGE, UserProgram
+from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.function_calls import LOSS
 from parity.modules.recording import Watch
@@ -199,19 +200,24 @@ class WatchedModel(ObservedModel):
     def measure_rounding(
         self, targets: Sequence[Array], rounding: contextlib.AbstractContextManager[Any]
     ) -> LossRounding:
-        """Return how much else the user's loss of the outputs of the last `run` is in the context `rounding`."""
+        """Return how much else the user's loss of the outputs of the last `run` is in the context `rounding`.
+
+        `InputError` if the loss is another number in each call.
+        """
         self.backend.set_default_dtype(self.dtype)
         given = [self._given(x) for x in targets]
         wanted = {n: tensor for n, tensor in self._outputs.items() if self.backend.needs_gradient(tensor)}
         found = []
-        for context in (contextlib.nullcontext(), rounding):
+        for context in (contextlib.nullcontext(), contextlib.nullcontext(), rounding):
             with context:
                 loss = self._call_loss(given)
                 gradients = self.backend.gradients_of(loss, list(wanted.values()))
             arrays = [None if gradient is None else self.backend.to_numpy(gradient) for gradient in gradients]
             found.append((float(self.backend.to_numpy(loss).reshape(-1)[0]), dict(zip(wanted, arrays, strict=True))))
         self.watch.take_gradients()  # hooks of the outputs have seen these gradients
-        (value, own), (moved_value, moved) = found
+        (value, own), (again, _), (moved_value, moved) = found
+        if value != again:
+            raise InputError("the loss keeps a state, so its rounding is not known")
         differences = {n: np.asarray(x - moved[n]) for n, x in own.items() if x is not None and moved[n] is not None}
         return LossRounding(moved_value - value, differences)
 

@@ -230,7 +230,7 @@ class Judge:
         for stage in {held.stage for held in self._held}:
             self._count_fitted(stage)
         for words, places in (
-            ("inner tensors of two shapes, compared in one shape", self._reshaped),
+            ("tensors of two shapes, compared in one shape", self._reshaped),
             (HARMLESS, [held.place for held in self._held]),
         ):
             text = list_places(words, places)

@@ -56,6 +56,7 @@ class Watch:
     def begin_loss(self, widens: bool) -> None:
         """Take the following draws from streams for a loss. `widens`: it computes in the model's dtype where it asks for a narrower one."""
         self.keys, self.draws, self._streams = {}, [], "loss "
+        self.recording = False  # a loss may call layers of the model
         self.widened = frozenset({EVERYWHERE} if widens else ())
 
     def wants(self, path: str) -> bool:

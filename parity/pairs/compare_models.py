@@ -356,13 +356,15 @@ def _compare_unproved(session: Session, outcome: PairOutcome, say: Callable[[str
 def _compare_rounded(session: Session, outcome: PairOutcome, say: Callable[[str], None]) -> PairOutcome:
     """Compare models that differ after the loss again, with the rounding of Paddle's loss; return that outcome if that was the difference.
 
-    It calls the loss twice more in each step, which changes one that has a state: so this cannot be the first comparison.
+    It calls the loss three more times in each step, which changes one that has a state: so this cannot be the first comparison.
     """
     first = outcome.first
     if not first or (first.phase in BEFORE_LOSS and first.step == 1):
         return outcome
     if session.dtype != "float64" or not session.pair.program.loss:
         return outcome
+    if first.cause and any(text in first.cause for text in outcome.differences):
+        return outcome  # other settings explain it
     try:
         again = _compare(session, say, adds_rounding=True)
     except (InputError, NothingCompared):  # the first outcome stands

@@ -48,6 +48,9 @@ NEAR = 0.1
 MOST_COLUMNS = 120
 """Largest number of unknown numbers."""
 
+MOST_CELLS = 20_000_000
+"""Largest product of the numbers of an output and of its classes."""
+
 TEMPERATURES = (-1.0, 2.0)
 """Between which powers of 10 the temperature of a distillation is searched."""
 
@@ -66,6 +69,8 @@ def list_term_differences(g: tuple[Array, Array], z: Array, targets: Sequence[Ar
     `rounding` is the relative error that gradients have anyway.
     """
     tolerance = max(FIT, min(rounding, TERMS))
+    if z.size * min(max(z.shape, default=1), MOST_COLUMNS) > MOST_CELLS:
+        return []
     for fit in _ways(z, targets, tolerance):
         found = [fit(x) for x in g]
         if found[0] and found[1] and (said := list(_differences(found[0], found[1]))):
@@ -131,6 +136,8 @@ def _solve(columns: Sequence[Array], g: Array, tolerance: float) -> Array | None
     sizes = np.linalg.norm(basis, axis=0)
     chosen = np.linspace(0, g.size - 1, min(g.size, MOST_NUMBERS)).astype(int)
     part = (basis / np.where(sizes, sizes, 1))[chosen]
+    if not np.isfinite(part).all():  # masked scores are infinite
+        return None
     made = np.linalg.lstsq(part, g.ravel()[chosen], rcond=1e-12)[0] / np.where(sizes, sizes, 1)
     return made if distance(g.ravel(), basis @ made) <= tolerance else None
 
@@ -162,6 +169,8 @@ def _search(
 
     def error(number: float) -> float:
         basis = np.stack([x.ravel()[chosen] for x in columns(number)], 1)
+        if not np.isfinite(basis).all():
+            return math.inf
         return distance(flat, basis @ np.linalg.lstsq(basis, flat, rcond=1e-12)[0])
 
     grid = np.linspace(low, high, 41)
@@ -229,14 +238,15 @@ class _Classes:
             }
         count = int(used.sum()) * (1 if self.is_softmax else len(classes))
         for kind, each in kinds.items():
-            rows = [each * mask * (self.y[..., k, None] if self.is_softmax else self._is_class(k)) for k in classes]
+            whole = each * mask * (self.y.sum(-1, keepdims=True) if self.is_softmax else 1)
 
             def describe(made: Array, kind: str = kind) -> Terms:
                 return self._describe(kind, made, count)
 
-            yield [sum(rows, np.zeros_like(p))], describe
-            if len(rows) > 1:
-                yield rows, describe
+            yield [whole], describe
+            if 1 < len(classes) <= MOST_COLUMNS:
+                of = [self.y[..., k, None] if self.is_softmax else self._is_class(k) for k in classes]
+                yield [each * mask * one for one in of], describe
         if not self.is_softmax:
             parts = [self.y * (p - 1) * mask, (1 - self.y) * p * mask]
             yield parts, lambda made: self._describe(OF_OUTPUTS, made, count, True)

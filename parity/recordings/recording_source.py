@@ -298,10 +298,13 @@ class RecordedStep(Step):
         clip = clips[place]
         if clip is None or clips[1 - place] or not clip.limit or clip.groups or not self.pair.has_weights:
             return None
-        chunks = [self._fetch("gradient", chunk) for chunk in self.pair.pairing.chunks()]
-        size = math.hypot(*(norm(x) for found in chunks for x in found[place].values()))
+        if clip.kind not in ("value", "norm", "global norm"):
+            return None
+        chunks = self.pair.pairing.chunks()
+        size = math.hypot(*(norm(x) for chunk in chunks for x in self._fetch("gradient", chunk)[place].values()))
         limited, errors, is_reached = partial(clip_array, clip, size), [0.0, 0.0], False
-        for found in chunks:
+        for chunk in chunks:
+            found = self._fetch("gradient", chunk)
             mine, theirs = found[place], found[1 - place]
             for name in mine.keys() & theirs.keys():
                 x, y = mine[name].astype(np.float64), theirs[name].astype(np.float64)

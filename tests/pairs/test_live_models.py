@@ -20,6 +20,7 @@ SENTENCES = {
     "narrow": "equal: ",
     "names": "equal: ",
     "simple": "equal: 77 tensors, 10 steps",
+    "layer in a loss": "equal: ",
     "wrong": "different at step 1, eval, layer linear2 (candidate: head), tensor linear2:input: ",
     "eps": "different at step 1, eval, layer bn2, tensor bn2:output: ",
     "text": "equal: 91 tensors, 2 steps",

@@ -340,3 +340,14 @@ def test_a_factor_of_two_counts_is_a_fraction_and_is_said_once() -> None:
 
 def test_the_smallest_value_is_found() -> None:
     assert abs(minimize(lambda x: abs(x - 1.2345678), -3.0, 3.0) - 1.2345678) < 1e-9
+
+
+def test_the_terms_of_losses_need_finite_scores_and_bounded_memory() -> None:
+    """A masked class has the score -inf. An output of many classes has many unknown weights."""
+    scores, labels = RANDOM.standard_normal((64, 5)), RANDOM.integers(0, 4, 64)
+    scores[:, 4] = -np.inf
+    g = (RANDOM.standard_normal((64, 5)), RANDOM.standard_normal((64, 5)))
+    with np.errstate(invalid="ignore"):
+        assert list_term_differences(g, scores, [labels], 0.0) == []
+    wide = np.broadcast_to(np.ones(1), (10**4, 10**4))
+    assert list_term_differences((wide, wide), wide, [np.zeros(10**4, int)], 0.0) == []

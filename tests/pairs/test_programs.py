@@ -567,7 +567,12 @@ def test_the_ratio_of_two_numbers_explains_no_loss() -> None:
     assert find_loss_cause(evidence) is None
     cause = find_loss_cause(replace(evidence, losses={"torch": 1.0, "paddle": 1.0}))
     assert cause and cause.generic and cause.sentence and cause.sentence.endswith("may be detached")
-    found["paddle"] = {"0": ours, "1": 3 * number}
+    found["torch"], found["paddle"] = {"0": ours}, {"0": ours, "1": 0 * number}
+    cause = find_loss_cause(evidence)
+    assert (
+        cause and cause.sentence and cause.sentence.startswith("the losses differ by 1, and their gradients are equal")
+    )
+    found["torch"], found["paddle"] = {"0": ours, "1": number}, {"0": ours, "1": 3 * number}
     cause = find_loss_cause(evidence)
     assert cause and cause.sentence == "output 1: Paddle's gradient of the loss is PyTorch's times 3"
 
@@ -807,3 +812,23 @@ def test_losses_that_ask_for_float32_are_compared_in_float64(
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=2, program=given)
     assert outcome.verdict == "equal", outcome.sentence()
+
+
+GROWING = """
+from {side}.nn.functional import cross_entropy
+calls = 0
+def loss(scores, labels):
+    global calls
+    calls += 1
+    return cross_entropy(scores, labels) * (1 + {share} * calls)
+"""
+
+
+def test_what_a_loss_keeps_counts_as_no_rounding(compare_pair: ComparePair, tmp_path: Path) -> None:
+    losses = {}
+    for side, share in zip(SIDES, (1e-9, 2e-9), strict=True):
+        (tmp_path / f"growing_{side}.py").write_text(GROWING.format(side=side, share=share))
+        losses[side] = f"{tmp_path}/growing_{side}.py:loss"
+    given = Program(losses, program().optimizer, targets=[[LABELS]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
+    assert outcome.verdict == "different", outcome.explained
