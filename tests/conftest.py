@@ -44,7 +44,7 @@ from parity.pairs.model_worker import ModelWorker
 ONCE = ("cifar10", "shapes10")
 PER_BATCH = 10
 
-# Without byte code, each process would compile every module again. So test as most users run: with it, whatever the shell says.
+# Without byte code, each process would compile every module again. Most users have it, so tests ignore the shell's setting.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

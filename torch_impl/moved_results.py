@@ -33,8 +33,9 @@ def move_numbers(tensor: Tensor, move: Callable[[Array], Array]) -> None:
 
     Numbers that share memory, as in an expanded tensor, stay as they are.
     """
-    shares = any(not stride and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    if tensor.dtype in (torch.float64, torch.float32) and not shares:
+    if tensor.layout != torch.strided or tensor.dtype not in (torch.float64, torch.float32):
+        return
+    if not any(not stride and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         tensor.data.copy_(torch.from_numpy(move(tensor.detach().cpu().numpy())))
 
 
@@ -63,6 +64,6 @@ class _Moving(TorchDispatchMode):
         aliases = any(one.alias_info is not None for one in func._schema.returns)
         if not aliases and func._schema.name.rpartition("::")[2] not in COPIES:
             for tensor in tree_flatten(result)[0]:
-                if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                if isinstance(tensor, Tensor):
                     move_numbers(tensor, self._move)
         return result

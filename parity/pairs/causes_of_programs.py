@@ -61,7 +61,7 @@ MOST_NUMBERS = 10**7
 """Largest system of equations that explains a cross-entropy."""
 
 UNLIKE = "the losses weigh samples differently"
-"""What is said of two cross-entropies whose samples have other weights, and not those of classes."""
+"""The sentence on two cross-entropies with different weights of samples, where no weights of classes explain these."""
 
 Pair = tuple[Array, Array]
 
