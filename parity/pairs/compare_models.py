@@ -381,8 +381,8 @@ def _compare_rounded(session: Session, outcome: PairOutcome, say: Callable[[str]
 
 
 def _place(found: Divergence) -> tuple[int, int]:
-    """Return the step and the phase, in the order of computation."""
-    return found.step, PHASES.index(found.phase)
+    """Return the step and the phase, in the order of computation. Running statistics change in the forward pass, but come as updates."""
+    return found.step, PHASES.index("update" if found.phase == "statistics" else found.phase)
 
 
 def _shows_gradients(session: Session, outcome: PairOutcome) -> bool:

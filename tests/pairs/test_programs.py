@@ -832,3 +832,28 @@ def test_what_a_loss_keeps_counts_as_no_rounding(compare_pair: ComparePair, tmp_
     given = Program(losses, program().optimizer, targets=[[LABELS]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=1, program=given)
     assert outcome.verdict == "different", outcome.explained
+
+
+NORMALISED = """
+from {side} import nn
+class Net({base}):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.fc = nn.{norm}(4, momentum={momentum}), nn.Linear(4, 3)
+    def forward(self, x):
+        return self.fc(self.bn(x))
+def loss(scores, labels):
+    return nn.functional.cross_entropy(scores, labels)
+"""
+
+
+def test_running_statistics_may_be_the_first_difference_of_a_program(compare_pair: ComparePair, tmp_path: Path) -> None:
+    words = {"torch": ("nn.Module", "BatchNorm1d", 0.5), "paddle": ("nn.Layer", "BatchNorm1D", 0.9)}
+    for side, (base, norm, momentum) in words.items():
+        code = NORMALISED.format(side=side, base=base, norm=norm, momentum=momentum)
+        (tmp_path / f"normalised_{side}.py").write_text(code)
+    files = {side: f"{tmp_path}/normalised_{side}.py" for side in SIDES}
+    given = Program({side: f"{file}:loss" for side, file in files.items()}, targets=[[np.arange(6) % 3]])
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    outcome = compare_pair(*(f"{file}:Net" for file in files.values()), inputs=[x], steps=1, program=given)
+    assert outcome.first and outcome.first.phase == "statistics", outcome.sentence()
