@@ -839,18 +839,23 @@ from {side} import nn
 class Net({base}):
     def __init__(self):
         super().__init__()
-        self.bn, self.fc = nn.{norm}(4, momentum={momentum}), nn.Linear(4, 3)
+        self.bn, self.fc = nn.{norm}(4), nn.Linear(4, 3)
     def forward(self, x):
-        return self.fc(self.bn(x))
+        before, self.bn.{momentum} = self.bn.{momentum}, {share}
+        y = self.fc(self.bn(x))
+        self.bn.{momentum} = before
+        return y
 def loss(scores, labels):
     return nn.functional.cross_entropy(scores, labels)
 """
 
 
 def test_running_statistics_may_be_the_first_difference_of_a_program(compare_pair: ComparePair, tmp_path: Path) -> None:
-    words = {"torch": ("nn.Module", "BatchNorm1d", 0.5), "paddle": ("nn.Layer", "BatchNorm1D", 0.9)}
+    words = {"torch": ("nn.Module", "BatchNorm1d", "momentum"), "paddle": ("nn.Layer", "BatchNorm1D", "_momentum")}
     for side, (base, norm, momentum) in words.items():
-        code = NORMALISED.format(side=side, base=base, norm=norm, momentum=momentum)
+        code = NORMALISED.format(
+            side=side, base=base, norm=norm, momentum=momentum, share=0.4 if side == "torch" else 0.5
+        )
         (tmp_path / f"normalised_{side}.py").write_text(code)
     files = {side: f"{tmp_path}/normalised_{side}.py" for side in SIDES}
     given = Program({side: f"{file}:loss" for side, file in files.items()}, targets=[[np.arange(6) % 3]])
